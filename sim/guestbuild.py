@@ -1,0 +1,241 @@
+"""Builds guest programs with the system's gcc, and holds the one list of those that the project brings.
+
+`python -m sim.guestbuild` builds them all. A build is kept in `build/guests/` under a name that contains the hash of
+everything that went into it, so that asking again costs nothing.
+"""
+
+import argparse
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNTIME_DIR = ROOT / "sim" / "guest"
+PROGRAMS_DIR = ROOT / "tests" / "programs"
+CACHE_DIR = ROOT / "build" / "guests"
+
+OPT_LEVELS = ("-O0", "-O1", "-O2", "-O3", "-Os")
+LINKS = ("high", "low")
+
+#: Integer instructions of the first x86-64 only; no red zone, because traps push onto the current stack.
+CFLAGS = (
+    "-std=gnu11", "-m64", "-march=x86-64", "-mtune=generic", "-mgeneral-regs-only", "-mno-red-zone", "-ffreestanding",
+    "-fno-stack-protector", "-fno-pic", "-fno-pie", "-fcf-protection=none", "-fno-asynchronous-unwind-tables",
+    "-Wall", "-Wextra",
+)
+LDFLAGS = ("-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,--no-warn-rwx-segments")
+HOST_FLAGS = ("-std=gnu11", "-O1", "-ffreestanding", "-DHOST", "-Wall", "-Wextra")
+
+#: The runtime; the stubs first, as the linker script wants them.
+RUNTIME = ("stubs.S", "entry.S", "trap.c", "console.c", "lib.c")
+
+
+class GuestBuildError(RuntimeError):
+    """A guest that could not be built; the message names the compiler, its first errors and the next step."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A guest program of the project.
+
+    `n_test` and `n_bench` are values of -DN: short enough for a simulator of about a thousand cycles a second, and
+    long enough to measure a compiled one. 0 means that the program has no size. `host` says that the same source
+    compiled natively prints the same text. `reported` is a program that ends in something else than exit status 1.
+    """
+
+    name: str
+    about: str
+    n_test: int = 0
+    n_bench: int = 0
+    host: bool = True
+    directory: Path = PROGRAMS_DIR
+    source: str = ""
+    ends: str = "exit"
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The files to compile."""
+        return (self.directory / (self.source or f"{self.name}.c"),)
+
+
+#: Every guest of the project, by name.
+PROGRAMS = {p.name: p for p in (
+    Program("linkedlist", "build, reverse and sort a list",                  12,  160),
+    Program("matrix",     "products of integer matrices",                     4,   11),
+    Program("tokeniser",  "a state machine over text",                        1,    8),
+    Program("crc",        "CRC-32 two ways, CRC-16, Adler-32",               12,  300),
+    Program("sort",       "quick, insertion and heap sort",                  14,   90),
+    Program("strings",    "length, copy, compare, search, numbers",           1,   14),
+    Program("dispatch",   "a byte-code interpreter: indirect branches",      10,  200),
+    Program("wide",       "64- and 128-bit arithmetic, division",             2,   24),
+    Program("recursion",  "Fibonacci, Ackermann, queens, Hanoi",              4,    6),
+    Program("bitops",     "counts, rotations, byte swaps, bit tests",         3,   40),
+    Program("sieve",      "primes, and sums of two of them",                 60,  900),
+    Program("records",    "bit fields, 8- and 16-bit data, conversions",     10,  120),
+    Program("atomics",    "locked operations",                               10,  160),
+    Program("mix",        "list, matrix, state machine and CRC together",     0,    3),
+)}
+
+
+def build(
+    sources: Iterable[str | Path], out: str | Path | None = None, *,
+    opt: str = "-O2", link: str = "high", runtime: bool = True, defines: Iterable[str] = (),
+) -> Path:
+    """Compile and link a guest; return the ELF file, `out` or a file in the cache.
+
+    `defines` are macro definitions such as "N=4". Without `runtime` the sources bring their own _start, and only the
+    linker script is ours.
+    """
+    if link not in LINKS:
+        raise GuestBuildError(f"there is no link {link!r}: use one of {', '.join(LINKS)}")
+    files = _existing(sources)
+    inputs = [RUNTIME_DIR / name for name in RUNTIME] if runtime else []
+    model = ("-mcmodel=kernel",) if link == "high" else ()
+    script = RUNTIME_DIR / f"link-{link}.ld"
+    flags = (*CFLAGS, *model, opt, *(f"-D{d}" for d in defines), f"-I{RUNTIME_DIR}", *LDFLAGS, f"-L{RUNTIME_DIR}",
+             f"-Wl,-T,{script}")
+    return _cached([*inputs, *files], flags, files[0].stem, ".elf", out)
+
+
+def build_host(sources: Iterable[str | Path], *, defines: Iterable[str] = ()) -> Path:
+    """Compile a guest with -DHOST for the build machine; return the program."""
+    files = _existing(sources)
+    flags = (*HOST_FLAGS, *(f"-D{d}" for d in defines), f"-I{RUNTIME_DIR}")
+    return _cached([*files, RUNTIME_DIR / "console.c"], flags, files[0].stem, ".host", None)
+
+
+def build_text(
+    text: str, *, name: str = "snippet", suffix: str = ".c", opt: str = "-O2", link: str = "high",
+    runtime: bool = True, defines: Iterable[str] = (),
+) -> Path:
+    """Build a guest from source text, C or (with suffix ".S") assembly: for tests whose guest is a few lines."""
+    source = CACHE_DIR / "text" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}" / f"{name}{suffix}"
+    if not source.exists():
+        source.parent.mkdir(parents=True, exist_ok=True)
+        _replace(source, text.encode())
+    return build([source], opt=opt, link=link, runtime=runtime, defines=defines)
+
+
+def build_program(name: str, *, n: int | None = None, opt: str = "-O2", link: str = "high") -> Path:
+    """Build a program of the table; `n` defaults to its size for benchmarks."""
+    program = _program(name)
+    return build(program.sources, opt=opt, link=link, defines=_size(program, n))
+
+
+def expected_output(name: str, *, n: int | None = None) -> str:
+    """Return what a program of the table prints, by running its native twin."""
+    program = _program(name)
+    if not program.host:
+        raise GuestBuildError(f"{name} needs the simulated machine: it has no native twin to compare with")
+    twin = build_host(program.sources, defines=_size(program, n))
+    return subprocess.run([twin], capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def _program(name: str) -> Program:
+    if name not in PROGRAMS:
+        raise GuestBuildError(f"there is no guest program {name!r}: the list is {', '.join(PROGRAMS)}")
+    return PROGRAMS[name]
+
+
+def _size(program: Program, n: int | None) -> tuple[str, ...]:
+    size = program.n_bench if n is None else n
+    return (f"N={size}",) if size else ()
+
+
+def _existing(sources: Iterable[str | Path]) -> list[Path]:
+    files = [Path(s).resolve() for s in sources]
+    if not files:
+        raise GuestBuildError("no source file was given: name at least one .c or .S file")
+    for file in files:
+        if not file.is_file():
+            raise GuestBuildError(f"{file} does not exist: check the name of the guest's source")
+    return files
+
+
+def _cached(files: list[Path], flags: tuple[str, ...], stem: str, suffix: str, out: str | Path | None) -> Path:
+    gcc, version = _compiler(os.environ.get("GUEST_CC", "gcc"))
+    digest = hashlib.sha256("\0".join((version, *flags, *map(str, files))).encode())
+    for file in sorted({*files, *(f for d in {RUNTIME_DIR, *(f.parent for f in files)} for f in _included(d))}):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    target = CACHE_DIR / f"{stem}-{digest.hexdigest()[:16]}{suffix}"
+    if not target.exists():
+        _compile(gcc, files, flags, target)
+    if out is None:
+        return target
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(target, out)
+    return out
+
+
+def _included(directory: Path) -> list[Path]:
+    return [*directory.glob("*.h"), *directory.glob("*.ld")]
+
+
+@functools.cache
+def _compiler(name: str) -> tuple[str, str]:
+    """Return the compiler's path and what it says about itself."""
+    gcc = shutil.which(name)
+    if gcc is None:
+        raise GuestBuildError(f"{name} was not found, and guests are built with it: install it (apt-get install gcc), "
+                              "or set GUEST_CC to a gcc for x86-64")
+    asked = subprocess.run([gcc, "-dumpmachine", "-dumpfullversion"], capture_output=True, text=True, check=False)
+    if not asked.stdout.startswith("x86_64"):
+        machine = asked.stdout.split("\n")[0] or "an unknown machine"
+        raise GuestBuildError(f"{gcc} compiles for {machine}, not x86-64: set GUEST_CC to a gcc for x86-64 "
+                              "(apt-get install gcc-x86-64-linux-gnu)")
+    return gcc, asked.stdout
+
+
+def _compile(gcc: str, files: list[Path], flags: tuple[str, ...], target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        made = Path(scratch) / target.name
+        done = subprocess.run([gcc, *flags, *files, "-o", made], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise GuestBuildError(_explain(gcc, files[-1], done.stderr))
+        os.replace(made, target)
+
+
+def _explain(gcc: str, source: Path, stderr: str) -> str:
+    lines = [line for line in stderr.splitlines() if "error:" in line or "undefined reference" in line]
+    lines = (lines or stderr.splitlines() or ["no message"])[:3]
+    return f"{gcc} could not build {source.name}:\n  " + "\n  ".join(lines) + "\ncorrect the source and build again"
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file so that another process sees all of it or nothing."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(data)
+    os.replace(file.name, path)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Build the programs of the table and print where they are."""
+    parser = argparse.ArgumentParser(prog="python -m sim.guestbuild", description="Build the guest programs with gcc.")
+    parser.add_argument("names", nargs="*", metavar="PROGRAM", help="programs to build (default: all)")
+    parser.add_argument("--opt", default="-O2", help="optimisation, written --opt=-O1 (default: -O2)")
+    parser.add_argument("--link", default="high", choices=LINKS, help="addresses to link at (default: high)")
+    parser.add_argument("--size", choices=("test", "bench"), default="bench", help="which value of N (default: bench)")
+    arguments = parser.parse_args(argv)
+    try:
+        for name in arguments.names or PROGRAMS:
+            program = _program(name)
+            size = program.n_test if arguments.size == "test" else program.n_bench
+            path = build_program(name, n=size, opt=arguments.opt, link=arguments.link)
+            print(f"{name:12} {os.path.relpath(path)}")
+    except GuestBuildError as error:
+        print(f"guestbuild: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
