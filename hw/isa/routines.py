@@ -1,0 +1,264 @@
+"""Instructions that take several uops, and trap delivery: rows in the order of issue.
+
+A routine writes nothing architectural before its last possible fault: above the line ``# --- point of no return ---`` only
+temporaries, below it only uops that cannot fault. Operand sizes that a row leaves open are the instruction's.
+"""
+
+from hw.isa.facts import Op, Reg, Size, SysOp, SysReg
+from hw.isa.rows import AMode, Flow, Sel, SizeRule, Uop, When
+
+_ALL = "cpazso"
+T0, T1, T2, T3, T4, T5, T6 = range(Reg.T0, Reg.T7)
+_Q = dict(size=SizeRule.Q)
+_EA_LOAD = dict(b=Sel.MEM, amode=AMode.EA, load=True)
+_EA_STORE = dict(amode=AMode.EA, store=True)
+
+
+def _frame(n: int, d: int) -> Uop:
+    """Loads item n of the frame at rsp into a temporary."""
+    return Uop(Op.MOV, b=Sel.MEM, d=d, amode=AMode.BASE, base=Reg.RSP, disp=n, scaled=True, load=True, stack=True)
+
+
+def _load(d: int, base: int, disp: int = 0) -> Uop:
+    return Uop(Op.MOV, b=Sel.MEM, d=d, amode=AMode.BASE, base=base, disp=disp, load=True, **_Q)
+
+
+def _push(disp: int, **what) -> Uop:
+    """Stores into the frame that a delivery builds below T6."""
+    return Uop(amode=AMode.BASE, base=T6, disp=disp, store=True, stack=True, **_Q, **what)
+
+
+def _bit_string(op: Op) -> tuple[Uop, ...]:
+    """A bit of a string in memory: the register is a signed bit number that may lie outside the addressed operand."""
+    writes = op != Op.BT
+    place = dict(amode=AMode.BASE, base=T0, seg=True)
+    rows = [
+        Uop(Op.MOV, b=Sel.ADDR, d=T0, amode=AMode.EA, **_Q),
+        Uop(Op.BITOFF, b=Sel.G, d=T1),
+        Uop(Op.ADD, a=T0, b=T1, d=T0, **_Q),
+        Uop(op, a=Sel.MEM, b=Sel.G, d=T2 if writes else Sel.NONE, load=True, intent=writes, flags="c", **place),
+    ]
+    return (*rows, Uop(Op.MOV, b=T2, store=True, **place)) if writes else tuple(rows)
+
+
+_ADDRESS = dict(size=SizeRule.A)
+_REPCHK = Uop(Op.REPCHK, a=Reg.RCX, when=When.REP, **_ADDRESS)
+_REPNEXT = Uop(Op.REPNEXT, a=Reg.RCX, d=Reg.RCX, when=When.REP, loop=True, **_ADDRESS)
+_REPNEXT_COND = Uop(Op.REPNEXT, a=Reg.RCX, d=Reg.RCX, when=When.REP, loop=True, bsize=Size.W, **_ADDRESS)
+_STEP_SI = Uop(Op.STEP, a=Reg.RSI, d=Reg.RSI)
+_STEP_DI = Uop(Op.STEP, a=Reg.RDI, d=Reg.RDI)
+
+ROUTINES: dict[str, tuple[Uop, ...]] = {
+    "xchg_reg": (
+        Uop(Op.MOV, b=Sel.E, d=T0),
+        Uop(Op.MOV, a=Sel.E, b=Sel.G, d=Sel.E),
+        Uop(Op.MOV, a=Sel.G, b=T0, d=Sel.G),
+    ),
+    "xchg_acc": (
+        Uop(Op.MOV, b=Sel.Z, d=T0),
+        Uop(Op.MOV, a=Sel.Z, b=Reg.RAX, d=Sel.Z),
+        Uop(Op.MOV, a=Reg.RAX, b=T0, d=Reg.RAX),
+    ),
+    "xchg_mem": (
+        Uop(Op.MOV, d=T0, intent=True, **_EA_LOAD),
+        Uop(Op.MOV, b=Sel.G, **_EA_STORE),
+        # --- point of no return ---
+        Uop(Op.MOV, a=Sel.G, b=T0, d=Sel.G),
+    ),
+    "pop_mem": (
+        Uop(Op.MOV, b=Sel.MEM, d=T0, amode=AMode.BASE, base=Reg.RSP, load=True, stack=True),
+        Uop(Op.MOV, b=T0, bias=True, **_EA_STORE),
+        # --- point of no return ---
+        Uop(Op.MOV, amode=AMode.POP),
+    ),
+    "push_mem": (
+        Uop(Op.MOV, d=T0, **_EA_LOAD),
+        Uop(Op.MOV, b=T0, amode=AMode.PUSH, store=True, stack=True),
+    ),
+    "call_mem": (
+        Uop(Op.MOV, d=T0, **_EA_LOAD),
+        Uop(Op.CALLA, a=T0, amode=AMode.PUSH, store=True, stack=True, flow=Flow.CALLIND),
+    ),
+    "mul": (
+        Uop(Op.MUL, a=Reg.RAX, b=Sel.E, d=Reg.RAX, amode=AMode.EA, flags="co"),
+        Uop(Op.MULHI, a=Reg.RDX, d=Reg.RDX),
+    ),
+    "imul": (
+        Uop(Op.IMUL, a=Reg.RAX, b=Sel.E, d=Reg.RAX, amode=AMode.EA, flags="co"),
+        Uop(Op.MULHI, a=Reg.RDX, d=Reg.RDX),
+    ),
+    "div": (
+        Uop(Op.DIVHI, a=Reg.RDX),
+        Uop(Op.DIV, a=Reg.RAX, b=Sel.E, d=Reg.RAX, amode=AMode.EA),
+        Uop(Op.REM, a=Reg.RDX, d=Reg.RDX),
+    ),
+    "idiv": (
+        Uop(Op.DIVHI, a=Reg.RDX),
+        Uop(Op.IDIV, a=Reg.RAX, b=Sel.E, d=Reg.RAX, amode=AMode.EA),
+        Uop(Op.REM, a=Reg.RDX, d=Reg.RDX),
+    ),
+    "cmpxchg_reg": (
+        Uop(Op.MOV, b=Sel.E, d=T0),
+        Uop(Op.SUB, a=Reg.RAX, b=T0, flags=_ALL),
+        Uop(Op.CMOV, a=Sel.E, b=Sel.G, d=Sel.E, cond=4),
+        Uop(Op.CMOVK, a=Reg.RAX, b=T0, d=Reg.RAX, cond=5),
+    ),
+    "cmpxchg_mem": (
+        Uop(Op.MOV, d=T0, intent=True, **_EA_LOAD),
+        # --- point of no return: the load has checked the store ---
+        Uop(Op.SUB, a=Reg.RAX, b=T0, flags=_ALL),
+        Uop(Op.CMOV, a=T0, b=Sel.G, d=T1, cond=4),
+        Uop(Op.MOV, b=T1, **_EA_STORE),
+        Uop(Op.CMOVK, a=Reg.RAX, b=T0, d=Reg.RAX, cond=5),
+    ),
+    "xadd_reg": (
+        Uop(Op.MOV, b=Sel.E, d=T0),
+        Uop(Op.ADD, a=T0, b=Sel.G, d=T1, flags=_ALL),
+        Uop(Op.MOV, a=Sel.G, b=T0, d=Sel.G),
+        Uop(Op.MOV, a=Sel.E, b=T1, d=Sel.E),
+    ),
+    "xadd_mem": (
+        Uop(Op.MOV, d=T0, intent=True, **_EA_LOAD),
+        # --- point of no return: the load has checked the store ---
+        Uop(Op.ADD, a=T0, b=Sel.G, d=T1, flags=_ALL),
+        Uop(Op.MOV, b=T1, **_EA_STORE),
+        Uop(Op.MOV, a=Sel.G, b=T0, d=Sel.G),
+    ),
+    "bt_mem": _bit_string(Op.BT),
+    "bts_mem": _bit_string(Op.BTS),
+    "btr_mem": _bit_string(Op.BTR),
+    "btc_mem": _bit_string(Op.BTC),
+    "movs": (
+        _REPCHK,
+        Uop(Op.MOV, b=Sel.MEM, d=T0, amode=AMode.SI, load=True),
+        Uop(Op.MOV, b=T0, amode=AMode.DI, store=True),
+        _STEP_SI,
+        _STEP_DI,
+        _REPNEXT,
+    ),
+    "stos": (
+        _REPCHK,
+        Uop(Op.MOV, b=Reg.RAX, amode=AMode.DI, store=True),
+        _STEP_DI,
+        _REPNEXT,
+    ),
+    "lods": (
+        _REPCHK,
+        Uop(Op.MOV, a=Reg.RAX, b=Sel.MEM, d=Reg.RAX, amode=AMode.SI, load=True),
+        _STEP_SI,
+        _REPNEXT,
+    ),
+    "cmps": (
+        _REPCHK,
+        Uop(Op.MOV, b=Sel.MEM, d=T0, amode=AMode.SI, load=True),
+        Uop(Op.SUB, a=T0, b=Sel.MEM, amode=AMode.DI, load=True, flags=_ALL),
+        _STEP_SI,
+        _STEP_DI,
+        _REPNEXT_COND,
+    ),
+    "scas": (
+        _REPCHK,
+        Uop(Op.SUB, a=Reg.RAX, b=Sel.MEM, amode=AMode.DI, load=True, flags=_ALL),
+        _STEP_DI,
+        _REPNEXT_COND,
+    ),
+    "rdtsc": (
+        Uop(Op.RDTSC, d=Reg.RAX),
+        Uop(Op.RDTSC, d=Reg.RDX, one=True),
+    ),
+    "cpuid": (
+        Uop(Op.MOV, b=Reg.RAX, d=T0),
+        Uop(Op.MOV, b=Reg.RCX, d=T1),
+        Uop(Op.CPUID, a=T0, b=T1, d=Reg.RAX, bsize=Size.B),
+        Uop(Op.CPUID, a=T0, b=T1, d=Reg.RBX, bsize=Size.W),
+        Uop(Op.CPUID, a=T0, b=T1, d=Reg.RCX, bsize=Size.D),
+        Uop(Op.CPUID, a=T0, b=T1, d=Reg.RDX, bsize=Size.Q, sysop=SysOp.SYNC),
+    ),
+    "sgdt": (
+        Uop(Op.RDSYS, sysreg=SysReg.GDT_LIMIT, msize=Size.W, **_EA_STORE),
+        Uop(Op.RDSYS, sysreg=SysReg.GDT_BASE, disp=2, **_EA_STORE),
+    ),
+    "sidt": (
+        Uop(Op.RDSYS, sysreg=SysReg.IDT_LIMIT, msize=Size.W, **_EA_STORE),
+        Uop(Op.RDSYS, sysreg=SysReg.IDT_BASE, disp=2, **_EA_STORE),
+    ),
+    "lgdt": (
+        Uop(Op.MOV, d=T0, msize=Size.W, **_EA_LOAD),
+        Uop(Op.MOV, d=T1, disp=2, **_EA_LOAD),
+        Uop(Op.CANON, a=T1),
+        # --- point of no return ---
+        Uop(Op.WRSYS, b=T1, sysop=SysOp.WRITE, sysreg=SysReg.GDT_BASE),
+        Uop(Op.WRSYS, b=T0, sysop=SysOp.WRITE, sysreg=SysReg.GDT_LIMIT),
+    ),
+    "lidt": (
+        Uop(Op.MOV, d=T0, msize=Size.W, **_EA_LOAD),
+        Uop(Op.MOV, d=T1, disp=2, **_EA_LOAD),
+        Uop(Op.CANON, a=T1),
+        # --- point of no return ---
+        Uop(Op.WRSYS, b=T1, sysop=SysOp.WRITE, sysreg=SysReg.IDT_BASE),
+        Uop(Op.WRSYS, b=T0, sysop=SysOp.WRITE, sysreg=SysReg.IDT_LIMIT),
+    ),
+    "ltr": (
+        Uop(Op.MOV, b=Sel.E, d=T0, amode=AMode.EA),
+        Uop(Op.TRADDR, a=T0, d=T5, **_Q),
+        _load(T1, T5),
+        _load(T2, T5, 8),
+        Uop(Op.TRCHK, a=T1, b=T2, d=T3, **_Q),
+        Uop(Op.TRLIMIT, a=T1, d=T4, **_Q),
+        Uop(Op.TRBUSY, a=T1, amode=AMode.BASE, base=T5, store=True, **_Q),
+        # --- point of no return ---
+        Uop(Op.WRSYS, b=T3, sysop=SysOp.WRITE, sysreg=SysReg.TR_BASE, **_Q),
+        Uop(Op.WRSYS, b=T4, sysop=SysOp.WRITE, sysreg=SysReg.TR_LIMIT, **_Q),
+        Uop(Op.WRSYS, b=T0, sysop=SysOp.WRITE, sysreg=SysReg.TR, **_Q),
+    ),
+    "lret": (
+        _frame(0, T0),
+        _frame(1, T1),
+        Uop(Op.CSADDR, a=T1, d=T5, **_Q),
+        _load(T6, T5),
+        Uop(Op.CSCHK, a=T6, b=T1, **_Q),
+        Uop(Op.CANON, a=T0, **_Q),
+        # --- point of no return ---
+        Uop(Op.WRSYS, b=T1, sysop=SysOp.WRITE, sysreg=SysReg.CS, **_Q),
+        Uop(Op.JMPA, a=T0, amode=AMode.SETSP, base=Reg.RSP, disp=2, scaled=True, flow=Flow.INDIRECT, **_Q),
+    ),
+    "iret": (
+        _frame(0, T0),
+        _frame(1, T1),
+        _frame(2, T2),
+        _frame(3, T3),
+        _frame(4, T4),
+        Uop(Op.CSADDR, a=T1, d=T5, bsize=Size.W, **_Q),
+        _load(T6, T5),
+        Uop(Op.CSCHK, a=T6, b=T1, bsize=Size.W, **_Q),
+        Uop(Op.SSADDR, a=T1, b=T4, d=T5, **_Q),
+        _load(T6, T5),
+        Uop(Op.SSCHK, a=T6, b=T4, **_Q),
+        Uop(Op.CANON, a=T0, **_Q),
+        # --- point of no return ---
+        Uop(Op.WRSYS, b=T1, sysop=SysOp.WRITE, sysreg=SysReg.CS, **_Q),
+        Uop(Op.WRSYS, b=T4, sysop=SysOp.WRITE, sysreg=SysReg.SS, **_Q),
+        Uop(Op.MOV, b=T2, sysop=SysOp.IRETF),
+        Uop(Op.JMPA, a=T0, b=T3, d=Reg.RSP, flow=Flow.INDIRECT, **_Q),
+    ),
+    "deliver": (
+        Uop(Op.MOV, b=Sel.MEM, d=T0, amode=AMode.GATE, load=True, **_Q),
+        Uop(Op.MOV, b=Sel.MEM, d=T1, amode=AMode.GATE, disp=8, load=True, **_Q),
+        Uop(Op.GATE, a=T0, d=T4, **_Q),
+        Uop(Op.TARGET, a=T0, b=T1, d=T2, **_Q),
+        _load(T3, T4),
+        Uop(Op.CODE, a=T3, **_Q),
+        Uop(Op.STKADDR, d=T5, **_Q),
+        Uop(Op.STACK, a=Sel.MEM, b=Reg.RSP, d=T6, amode=AMode.BASE, base=T5, load=True, if_switch=True, **_Q),
+        Uop(Op.CANON, a=T2, **_Q),
+        _push(-8, op=Op.RDSYS, sysreg=SysReg.SS),
+        _push(-16, op=Op.MOV, b=Reg.RSP),
+        _push(-24, op=Op.EVENT, bsize=Size.W),
+        _push(-32, op=Op.RDSYS, sysreg=SysReg.CS),
+        _push(-40, op=Op.EVENT, bsize=Size.B),
+        _push(-48, op=Op.EVENT, bsize=Size.D, when=When.ERROR),
+        # --- point of no return ---
+        Uop(Op.JMPA, a=T2, amode=AMode.SETSP, base=T6, disp=-40, sysop=SysOp.DELIVER, when=When.NOERROR, **_Q),
+        Uop(Op.JMPA, a=T2, amode=AMode.SETSP, base=T6, disp=-48, sysop=SysOp.DELIVER, when=When.ERROR, **_Q),
+    ),
+}
