@@ -1,0 +1,1 @@
+"""Architectural test vectors captured from the processor that runs the tests."""

@@ -1,0 +1,168 @@
+"""Random snippets of table rows, grown one instruction at a time on the silicon itself.
+
+Each round appends one instruction to every snippet and runs the whole batch again, so that the next instruction is
+built for the registers and memory that the processor really left: addresses are exact, branches are followed wherever
+they went, and no second model of the instruction set is needed to write the vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from random import Random
+
+from hw.isa.rows import LOCK, Row
+from tests.silicon import encode, flags, semantics
+from tests.silicon.executor import REGS, Outcome, run
+from tests.silicon.state import Reject, State
+from tests.silicon.table import rows
+
+#: Rows that only raise, or do nothing: generated, but rarely.
+_RARE = {
+    **dict.fromkeys(("ud0", "ud1", "nop"), 0.1),
+    **dict.fromkeys(("ud2", "lfence", "mfence", "sfence", "prefetch", "prefetchw"), 0.2),
+    "int3": 0.5,
+}
+#: One-byte opcodes that 64-bit mode does not have.
+_INVALID = bytes.fromhex("06 07 0E 16 17 1E 1F 27 2F 37 3F 60 61 82 9A CE D4 D5 EA")
+_ATTEMPTS = 60
+
+
+@dataclass
+class Piece:
+    """One instruction of a snippet; a `bad` one was made to be refused (#UD or #GP)."""
+
+    row: Row | None
+    code: bytes
+    rip: int
+    defined: int = 0
+    unknown: int = 0
+    bad: bool = False
+
+
+@dataclass
+class Snippet:
+    """A vector being grown."""
+
+    number: int
+    state: State
+    length: int
+    before: State
+    pieces: list[Piece] = field(default_factory=list)
+    outcome: Outcome | None = None
+    finished: bool = False
+
+    def vector(self, name: str) -> dict:
+        """The vector in the format of the design."""
+        assert self.outcome is not None
+        vector = {"name": name, "initial": self.state.initial(), "insns": len(self.pieces)}
+        return complete(vector, self.outcome, self.state.undefined)
+
+
+def complete(vector: dict, outcome: Outcome, undefined: int) -> dict:
+    """Add `final` (what differs from `initial`; with a trap, rip is the saved rip) and `undefined_flags`."""
+    given = vector["initial"]["regs"]
+    start = {name: given.get(name, 2 if name == "rflags" else 0) for name in REGS}
+    trap = outcome.trap and {"vector": outcome.trap.vector, "error": outcome.trap.error, "rip": outcome.regs["rip"]}
+    vector["final"] = {
+        "regs": {name: value for name, value in outcome.regs.items() if value != start[name]},
+        "mem": [[address, data.hex()] for address, data in outcome.changed],
+        "trap": trap,
+    }
+    vector["undefined_flags"] = undefined
+    return vector
+
+
+@cache
+def _weights(only: tuple[str, ...]) -> tuple[tuple[Row, ...], tuple[float, ...]]:
+    """Half of the choice falls evenly on rows, half evenly on mnemonics."""
+    table = rows(only)
+    names = [row.mnemonic for row in table]
+    kinds = len(set(names))
+    weight = [(0.5 / len(table) + 0.5 / kinds / names.count(n)) * (1 if only else _RARE.get(n, 1)) for n in names]
+    return table, tuple(weight)
+
+
+def build(row: Row, state: State, first: bool) -> Piece:
+    """An instance of the row for this state, which it changes; `Reject` when it does not fit."""
+    draft = encode.shape(row, state)
+    semantics.prepare(draft, first)
+    if row.modrm:
+        encode.steer(draft)
+    defined, unknown = semantics.finish(draft)
+    code = semantics.link(draft, encode.emit(draft))
+    state.use(draft.touched)
+    piece = Piece(row, code, state.regs["rip"], defined, unknown)
+    if state.rng.random() < 0.01 and not draft.lock and len(code) < 15 and (LOCK not in row.ok or draft.rm is not None):
+        piece = Piece(row, b"\xf0" + code, piece.rip, bad=True)
+    return piece
+
+
+def _refused(state: State) -> Piece:
+    """Bytes that are no instruction: an opcode that 64-bit mode lacks, or more than 15 bytes."""
+    rng = state.rng
+    if rng.random() < 0.7:
+        code = bytes([rng.choice(_INVALID)])
+    else:
+        code = bytes(rng.choice(b"\x66\x2e\x36\x3e\x26") for _ in range(15)) + rng.choice(
+            (b"\x90", b"\xcc", b"\x01\xc0")
+        )
+    return Piece(None, code, state.regs["rip"], bad=True)
+
+
+def extend(snippet: Snippet, only: tuple[str, ...]) -> bool:
+    """Append an instruction; False when none of many attempts fits."""
+    table, weight = _weights(only)
+    rng = snippet.state.rng
+    for _ in range(_ATTEMPTS):
+        trial = snippet.state.fork()
+        try:
+            row = rng.choices(table, weight)[0]
+            refuse = not only and rng.random() < 0.004
+            piece = _refused(trial) if refuse else build(row, trial, not snippet.pieces)
+            trial.put_code(piece.code)
+        except Reject:
+            continue
+        snippet.before, snippet.state = snippet.state, trial
+        snippet.pieces.append(piece)
+        return True
+    return False
+
+
+def _settle(snippet: Snippet, outcome: Outcome) -> None:
+    """Take what silicon did, or take the last instruction back when a model could not be asked to do the same."""
+    piece = snippet.pieces[-1]
+    expected = outcome.trap is not None and outcome.trap.vector in (6, 13) if piece.bad else True
+    if not outcome.faithful or not expected or (outcome.trap and outcome.steps != len(snippet.pieces) - 1):
+        snippet.pieces.pop()
+        snippet.state, snippet.finished = snippet.before, True
+        return
+    snippet.outcome = outcome
+    if outcome.trap:
+        snippet.finished = True
+        return
+    snippet.state.undefined = flags.accumulate(snippet.state.undefined, piece.defined, piece.unknown)
+    snippet.state.absorb(outcome)
+    snippet.finished = len(snippet.pieces) >= snippet.length
+
+
+def grow(seed: int, numbers: Sequence[int], max_insns: int, only: tuple[str, ...] = ()) -> Iterator[Snippet]:
+    """Snippets with these numbers; each depends on the seed and its number alone."""
+    snippets: list[Snippet] = []
+    for number in numbers:
+        state = State(Random(f"{seed}/{number}/{max_insns}/{only}"))
+        snippets.append(Snippet(number, state, state.rng.randint(1, max_insns), state))
+    growing = snippets
+    while growing:
+        for snippet in growing:
+            snippet.finished = not extend(snippet, only)
+        growing = [snippet for snippet in growing if not snippet.finished]
+        requests = [{"initial": s.state.initial(), "insns": len(s.pieces)} for s in growing]
+        for snippet, outcome in zip(growing, run(requests), strict=True):
+            _settle(snippet, outcome)
+        growing = [snippet for snippet in growing if not snippet.finished]
+    # Once more with other bytes in all memory that the vectors do not name: what depends on it is no vector.
+    kept = [snippet for snippet in snippets if snippet.pieces and snippet.outcome]
+    again = run([{"initial": s.state.initial(), "insns": len(s.pieces)} for s in kept], fill=0xA5)
+    yield from (snippet for snippet, outcome in zip(kept, again, strict=True) if outcome == snippet.outcome)
