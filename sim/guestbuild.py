@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RUNTIME_DIR = ROOT / "sim" / "guest"
 PROGRAMS_DIR = ROOT / "tests" / "programs"
+DEMO_DIR = ROOT / "examples" / "demo"
 CACHE_DIR = ROOT / "build" / "guests"
 
 OPT_LEVELS = ("-O0", "-O1", "-O2", "-O3", "-Os")
@@ -47,7 +48,8 @@ class Program:
 
     `n_test` and `n_bench` are values of -DN: short enough for a simulator of about a thousand cycles a second, and
     long enough to measure a compiled one. 0 means that the program has no size. `host` says that the same source
-    compiled natively prints the same text. `reported` is a program that ends in something else than exit status 1.
+    compiled natively prints the same text. `ends` is how the run ends: "exit" for main's return of 0, "shutdown" for a
+    triple fault, "interrupts" for a program that waits until interrupts are sent to it.
     """
 
     name: str
@@ -56,31 +58,37 @@ class Program:
     n_bench: int = 0
     host: bool = True
     directory: Path = PROGRAMS_DIR
-    source: str = ""
     ends: str = "exit"
 
     @property
     def sources(self) -> tuple[Path, ...]:
         """The files to compile."""
-        return (self.directory / (self.source or f"{self.name}.c"),)
+        return (self.directory / ("guest.c" if self.directory == DEMO_DIR else f"{self.name}.c"),)
 
 
 #: Every guest of the project, by name.
 PROGRAMS = {p.name: p for p in (
-    Program("linkedlist", "build, reverse and sort a list",                  12,  160),
-    Program("matrix",     "products of integer matrices",                     4,   11),
-    Program("tokeniser",  "a state machine over text",                        1,    8),
-    Program("crc",        "CRC-32 two ways, CRC-16, Adler-32",               12,  300),
-    Program("sort",       "quick, insertion and heap sort",                  14,   90),
-    Program("strings",    "length, copy, compare, search, numbers",           1,   14),
-    Program("dispatch",   "a byte-code interpreter: indirect branches",      10,  200),
-    Program("wide",       "64- and 128-bit arithmetic, division",             2,   24),
-    Program("recursion",  "Fibonacci, Ackermann, queens, Hanoi",              4,    6),
-    Program("bitops",     "counts, rotations, byte swaps, bit tests",         3,   40),
-    Program("sieve",      "primes, and sums of two of them",                 60,  900),
-    Program("records",    "bit fields, 8- and 16-bit data, conversions",     10,  120),
-    Program("atomics",    "locked operations",                               10,  160),
-    Program("mix",        "list, matrix, state machine and CRC together",     0,    3),
+    Program("demo",        "the two probed functions of make run",              3,    3, directory=DEMO_DIR),
+    Program("linkedlist",  "build, reverse and sort a list",                   12,  160),
+    Program("matrix",      "products of integer matrices",                      4,   14),
+    Program("tokeniser",   "a state machine over text",                        80, 1200),
+    Program("crc",         "CRC-32 two ways, CRC-16, Adler-32",                12,  240),
+    Program("sort",        "quick, insertion and heap sort",                   14,   80),
+    Program("strings",     "length, copy, compare, search, numbers",            1,   16),
+    Program("dispatch",    "a byte-code interpreter: indirect branches",       10,  160),
+    Program("wide",        "64- and 128-bit arithmetic, division",              4,   60),
+    Program("recursion",   "Fibonacci, Ackermann, queens, Hanoi",               4,    7),
+    Program("bitops",      "counts, rotations, byte swaps, bit tests",          3,   50),
+    Program("sieve",       "primes, and sums of two of them",                  80, 1400),
+    Program("records",     "bit fields, 8- and 16-bit data, conversions",       8,  100),
+    Program("atomics",     "locked operations",                                20,  320),
+    Program("mix",         "list, matrix, state machine and CRC together",      1,    7),
+    Program("traps",       "every synchronous trap, with handlers in C",       host=False),
+    Program("singlestep",  "TF, the debug trap and DR6",                       host=False),
+    Program("irq",         "waits for N external interrupts",                   3,   20, host=False, ends="interrupts"),
+    Program("doublefault", "a fault whose gate is not present",                host=False),
+    Program("triple",      "a fault with no IDT",                              host=False, ends="shutdown"),
+    Program("jprobe",      "a probed function and a jprobe handler in C",       4,   40, host=False),
 )}
 
 

@@ -7,8 +7,8 @@
 #define N 1
 #endif
 
-#define ITEMS 16
-#define SIDE 6
+#define ITEMS 10
+#define SIDE 4
 
 struct item {
 	struct item *next;
@@ -18,7 +18,7 @@ struct item {
 static struct item items[ITEMS];
 static int16_t left[SIDE][SIDE], right[SIDE][SIDE];
 static int32_t product[SIDE][SIDE];
-static const char *const numbers[] = { "5012", "-874", "+122", "35.54e+4", ".1234500", "-110.700", "0.64400", "+0.", "T0.3", "1e-", "" };
+static const char *const numbers[] = { "5012", "-874", "+122", "35.54e+4", ".125", "T0.3", "1e-", "" };
 
 static volatile unsigned rounds = N;
 
