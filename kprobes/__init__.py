@@ -1,0 +1,23 @@
+"""Linux-style kprobes, as a runtime outside the machine.
+
+    runtime = Kprobes(guest)                                   # guest: see kprobes.port.Guest
+    runtime.register_kprobe(Kprobe(symbol_name="f", pre_handler=lambda p, regs: print(hex(regs.di))))
+    runtime.on_trap(Trap(cpu, vector, regs))                   # by the machine, at each trap
+
+Where to look: ``port`` (the machine's side), ``probes`` (the user's side), ``checks`` and ``registry`` (registration),
+``insn``, ``slots`` and ``step`` (out-of-line stepping), ``handlers`` (traps), ``jprobes``, ``runtime`` (all together).
+Imports go in the order port, ptregs, errors, probes, insn, slots, step, checks, registry, jprobes, handlers, runtime.
+"""
+
+from kprobes.ctypes_like import s8, s16, s32, s64, u8, u16, u32, u64
+from kprobes.errors import HandlerError, KprobeError, KprobePanic
+from kprobes.port import Guest, GuestMemoryError, Phase, ProbeEvent, Symbol, Symbols, Trap
+from kprobes.probes import Jprobe, Kprobe, KprobeFlag, jprobe_return
+from kprobes.ptregs import Flag, PtRegs, Vector
+from kprobes.runtime import Kprobes
+
+__all__ = [
+    "Flag", "Guest", "GuestMemoryError", "HandlerError", "Jprobe", "Kprobe", "KprobeError", "KprobeFlag", "KprobePanic",
+    "Kprobes", "Phase", "ProbeEvent", "PtRegs", "Symbol", "Symbols", "Trap", "Vector", "jprobe_return",
+    "s8", "s16", "s32", "s64", "u8", "u16", "u32", "u64",
+]

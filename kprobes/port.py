@@ -1,0 +1,157 @@
+"""Where the runtime meets the machine: what it needs (``Guest``), takes (``Trap``) and tells (``ProbeEvent``).
+
+The machine supplies a ``Guest``, calls ``Kprobes.on_trap`` with a ``Trap`` whenever a trap reached it, and may watch
+the phases of each hit as ``ProbeEvent`` objects. Nothing else passes between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+from kprobes.ptregs import PtRegs
+
+if TYPE_CHECKING:
+    from kprobes.probes import Kprobe
+
+PAGE_SIZE = 4096
+
+
+class GuestMemoryError(OSError):
+    """Guest virtual memory at this address is not mapped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A named range of guest memory: ``size`` bytes from ``start``."""
+
+    name: str
+    start: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """The first address after the symbol."""
+        return self.start + self.size
+
+
+class Symbols(Protocol):
+    """The guest's symbol table (``kallsyms``)."""
+
+    def lookup(self, name: str) -> int | None:
+        """Return the address of ``name``, or None."""
+        ...
+
+    def containing(self, addr: int) -> Symbol | None:
+        """Return the symbol whose range contains ``addr``, or None.
+
+        A symbol without a size reaches to the next symbol or to the end of its section.
+        """
+        ...
+
+    def names(self) -> Iterable[str]:
+        """Return all names, for suggestions."""
+        ...
+
+
+class Guest(Protocol):
+    """What the outside must supply. Addresses are guest virtual addresses, unsigned 64-bit."""
+
+    @property
+    def cpus(self) -> int:
+        """The number of cpus; ``Trap.cpu`` is below it."""
+        ...
+
+    @property
+    def symbols(self) -> Symbols:
+        """The symbol table of what is loaded."""
+        ...
+
+    def read(self, addr: int, n: int) -> bytes:
+        """Return ``n`` bytes; raise ``GuestMemoryError`` when one of them is not mapped."""
+        ...
+
+    def write(self, addr: int, data: bytes) -> None:
+        """Write all of ``data``, to text also; or raise ``GuestMemoryError`` and write nothing."""
+        ...
+
+    def is_text(self, addr: int) -> bool:
+        """Whether ``addr`` lies in code of the guest that may be probed."""
+        ...
+
+    def alloc_text_page(self, near: int) -> int:
+        """Return the address of 4096 zero bytes, executable, page-aligned, within 2 GiB of ``near``.
+
+        Raise ``MemoryError`` when there is none. The guest must never use the page for anything else.
+        """
+        ...
+
+    def free_text_page(self, addr: int) -> None:
+        """Take a page of ``alloc_text_page`` back."""
+        ...
+
+    def blacklist(self) -> Iterable[tuple[int, int, str]]:
+        """Return ranges that must not be probed, ``(start, end, reason)``, such as the entry stubs of the traps."""
+        ...
+
+    def stack_end(self, cpu: int, sp: int) -> int:
+        """Return the first address above the stack that ``sp`` points into."""
+        ...
+
+    def sync_cores(self) -> None:
+        """Make every cpu execute a serialising instruction: called after each write to text."""
+        ...
+
+
+@dataclass(slots=True)
+class Trap:
+    """One trap as the guest's entry stub saw it.
+
+    ``regs`` is changed in place, and the machine writes it back *whatever* ``on_trap`` returned: a fault of an
+    instruction that was being stepped is moved back to the probed address, and is then not the runtime's but the guest's.
+    ``error`` is the error code of vectors that have one; ``cr2`` belongs to vector 14, ``dr6`` to vector 1: its value at
+    the trap, from which the runtime removes the bits that it consumed. The machine clears the register itself, since BS
+    is sticky. None means unknown.
+    """
+
+    cpu: int
+    vector: int
+    regs: PtRegs
+    error: int | None = None
+    cr2: int | None = None
+    dr6: int | None = None
+
+
+class Phase(StrEnum):
+    """The phases of a hit, in the order in which they can occur."""
+
+    HIT = "hit"                      # an int3 of ours, with no probe running on this cpu
+    MISS = "miss"                    # an int3 of ours inside another hit: no handlers, nmissed counted
+    PRE = "pre"                      # pre_handler has returned ``result``
+    JPROBE_ENTRY = "jprobe_entry"    # the guest leaves the trap to the jprobe's handler
+    JPROBE_RETURN = "jprobe_return"  # jprobe_return was reached; registers and stack are restored
+    STEP = "step"                    # the guest leaves the trap to the slot, with TF set
+    FAULT = "fault"                  # a fault inside the hit; ``result`` is fault_handler's, None when there is none
+    POST = "post"                    # post_handler has returned
+    RESUME = "resume"                # the hit is over; the guest continues at ``ip``
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeEvent:
+    """One phase of one hit; ``addr`` is the probed address, ``ip`` where the guest continues after this trap.
+
+    Events of one trap are given during ``on_trap``; the machine knows the cycle of that.
+    """
+
+    kind: Phase
+    cpu: int
+    probe: Kprobe
+    addr: int
+    ip: int
+    result: int | None = None
+
+
+#: An observer is called with each event; it must not raise and must not change anything.
+Observer = Callable[[ProbeEvent], object]

@@ -1,0 +1,145 @@
+"""``Kprobes``: the runtime of one machine, which is what the kernel's kprobes are to one kernel."""
+
+from __future__ import annotations
+
+import errno
+
+from kprobes.errors import KprobeError
+from kprobes.handlers import Handlers
+from kprobes.jprobes import Jprobes, kprobe_of
+from kprobes.port import Guest, Observer, Trap
+from kprobes.probes import Jprobe, Kprobe
+from kprobes.registry import Registry
+from kprobes.step import Site
+
+
+class Kprobes:
+    """Probes on one guest.
+
+    ``observer``, a callable or an object with a method ``on_probe``, receives a ``ProbeEvent`` for each phase of a hit.
+
+    Requests raise ``KprobeError`` with the kernel's errno and have then changed nothing. From inside a handler every
+    request is refused with EDEADLK: in 2004 it would have waited for the lock that the hit holds.
+    """
+
+    def __init__(self, guest: Guest, observer: object = None):
+        self._guest = guest
+        self._jprobes = Jprobes(guest)
+        self._registry = Registry(guest, self._in_use, self._jprobes.owns)
+        self._handlers = Handlers(
+            guest, self._registry.find, self._jprobes, self._registry.settle, _as_callable(observer))
+
+    def register_kprobe(self, p: Kprobe) -> None:
+        """Plant a probe; it is armed when this returns, unless its flags say DISABLED."""
+        self._not_in_handler("register_kprobe")
+        if p.jprobe is not None:
+            raise KprobeError(errno.EINVAL, "this Kprobe belongs to a Jprobe; use register_jprobe")
+        self._registry.register(p)
+
+    def unregister_kprobe(self, p: Kprobe) -> None:
+        """Remove a probe. No handler of it runs after this; a cpu that is inside a hit finishes the instruction.
+
+        A struct that is not registered has its ``addr`` set to None, as in the kernel; that is no error.
+        """
+        self._not_in_handler("unregister_kprobe")
+        self._registry.unregister(p)
+
+    def enable_kprobe(self, p: Kprobe | Jprobe) -> None:
+        """Arm a disabled probe again; EINVAL when it is not registered."""
+        self._not_in_handler("enable_kprobe")
+        self._registry.enable(kprobe_of(p))
+
+    def disable_kprobe(self, p: Kprobe | Jprobe) -> None:
+        """Take a probe's breakpoint out and keep its registration; EINVAL when it is not registered."""
+        self._not_in_handler("disable_kprobe")
+        self._registry.disable(kprobe_of(p))
+
+    def register_jprobe(self, jp: Jprobe) -> None:
+        """Plant a jprobe; the address has to be the function's entry for its arguments to be right."""
+        self._not_in_handler("register_jprobe")
+        if self._registry.site_of(jp.kp):
+            raise KprobeError(errno.EINVAL, f"this Jprobe is already registered, on {jp.kp.name}")
+        if jp.symbol_name is not None or jp.addr is not None:  # else the address was written into kp, as in C
+            jp.kp.symbol_name, jp.kp.offset, jp.kp.addr = jp.symbol_name, jp.offset, jp.addr
+        self._jprobes.prepare(jp, self._registry.checks)
+        made = self._jprobes.acquire(self._registry.checks.resolve(jp.kp))
+        try:
+            self._registry.register(jp.kp)
+        except BaseException:
+            if made:
+                self._jprobes.discard()
+            raise
+
+    def unregister_jprobe(self, jp: Jprobe) -> None:
+        """Remove a jprobe. A cpu inside its guest handler comes back through jprobe_return as before."""
+        self._not_in_handler("unregister_jprobe")
+        self._registry.unregister(jp.kp)
+
+    def get_kprobe(self, addr: int) -> Kprobe | None:
+        """Return the probe at exactly this address, or None."""
+        site = self._registry.find(addr)
+        return None if site is None else site.probe
+
+    def kprobe_running(self, cpu: int) -> Kprobe | None:
+        """Return the probe that this cpu is inside of: in a handler, a jprobe's guest handler, or its slot."""
+        return self._handlers.current(cpu)
+
+    @property
+    def registered(self) -> tuple[Kprobe, ...]:
+        """All registered probes, those of jprobes included, by address."""
+        return tuple(site.probe for site in sorted(self._registry, key=lambda site: site.addr))
+
+    @property
+    def jprobe_return(self) -> int:
+        """The guest address where a jprobe's guest handler ends: the guest's symbol, or code of the runtime.
+
+        Without the symbol it exists once a jprobe is registered; ENOENT before.
+        """
+        start, end = self._jprobes.return_range()
+        if start == end:
+            raise KprobeError(errno.ENOENT, (
+                "the guest has no symbol 'jprobe_return', and the runtime's own exists only once a jprobe is registered"))
+        return start
+
+    def slot_of(self, p: Kprobe | Jprobe) -> int:
+        """Return the address of the out-of-line copy of a registered probe; EINVAL when it is not registered."""
+        site = self._registry.site_of(kprobe_of(p))
+        if site is None:
+            raise KprobeError(errno.EINVAL, f"the probe on {kprobe_of(p).name} is not registered, so it has no slot")
+        return site.slot
+
+    def is_kprobe_insn_slot(self, addr: int) -> bool:
+        """Whether ``addr`` lies in a page of out-of-line copies."""
+        return self._registry.slots.owns(addr)
+
+    def describe(self, addr: int) -> str:
+        """Return ``symbol+0xoffset`` of a guest address, or the address when no symbol contains it."""
+        return self._registry.checks.describe(addr)
+
+    def on_trap(self, trap: Trap) -> bool:
+        """Handle one trap of one cpu.
+
+        True: it was ours, and the guest continues with ``trap.regs``. False: it is somebody else's (the guest's own
+        handler, a debugger), who sees ``trap.regs`` as the unprobed program would have them. The machine writes
+        ``trap.regs`` back in both cases. Raise ``HandlerError`` when a Python handler raised, ``KprobePanic`` when the
+        guest cannot go on.
+        """
+        return self._handlers.on_trap(trap)
+
+    def _in_use(self, site: Site) -> bool:
+        return self._handlers.in_use(site)
+
+    def _not_in_handler(self, request: str) -> None:
+        if self._handlers.running:
+            raise KprobeError(errno.EDEADLK, (
+                f"{request} was called from inside {self._handlers.running[-1]}; do it after the run, or stop the run "
+                "from the handler first"))
+
+
+def _as_callable(observer: object) -> Observer | None:
+    if observer is None or callable(observer):
+        return observer
+    method = getattr(observer, "on_probe", None)
+    if not callable(method):
+        raise TypeError("the observer must be callable or have a method on_probe(event)")
+    return method
