@@ -31,7 +31,7 @@ CFLAGS = (
     "-fno-stack-protector", "-fno-pic", "-fno-pie", "-fcf-protection=none", "-fno-asynchronous-unwind-tables",
     "-Wall", "-Wextra",
 )
-LDFLAGS = ("-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,--no-warn-rwx-segments")
+LDFLAGS = ("-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-Wl,-z,noexecstack")
 HOST_FLAGS = ("-std=gnu11", "-O1", "-ffreestanding", "-DHOST", "-Wall", "-Wextra")
 
 #: The runtime; the stubs first, as the linker script wants them.
@@ -173,13 +173,17 @@ def _cached(files: list[Path], flags: tuple[str, ...], stem: str, suffix: str, o
     for file in sorted({*files, *(f for d in {RUNTIME_DIR, *(f.parent for f in files)} for f in _included(d))}):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     target = CACHE_DIR / f"{stem}-{digest.hexdigest()[:16]}{suffix}"
-    if not target.exists():
-        _compile(gcc, files, flags, target)
-    if out is None:
-        return target
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(target, out)
+    try:
+        if not target.exists():
+            _compile(gcc, files, flags, target)
+        if out is None:
+            return target
+        out = Path(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(target, out)
+    except OSError as error:
+        raise GuestBuildError(f"{error.filename} cannot be written ({error.strerror}): "
+                              "make the directory writable, or free some space") from None
     return out
 
 

@@ -137,7 +137,7 @@ static void disk_round(unsigned round)
 
 static uint32_t net_round(struct sk_buff *skb, unsigned round)
 {
-	const struct frag tail = { NULL, memory + 100, 11 + round };
+	const struct frag tail = { NULL, memory + 100, 11 + 17 * round };
 	const struct frag body = { &tail, memory + 8 * round, 40 };
 
 	skb->frags = &body;

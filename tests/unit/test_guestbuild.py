@@ -178,6 +178,13 @@ def test_a_source_with_an_error_leaves_nothing_behind(cache, tmp_path):
     assert not list(cache.iterdir())
 
 
+def test_a_place_that_cannot_be_written(cache, tmp_path):
+    source = tmp_path / "bare.c"
+    source.write_text(BARE)
+    with pytest.raises(GuestBuildError, match=r"bare\.c.* cannot be written \(.*\): make the directory writable"):
+        guestbuild.build([source], source / "out.elf", runtime=False)
+
+
 def test_a_missing_function_is_named(cache, tmp_path):
     source = tmp_path / "wrong.c"
     source.write_text("int gone(void);\nint main(void) { return gone(); }\n")
