@@ -49,7 +49,6 @@ class AMode(Enum):
     BASE = 8  # `base` + `disp`
     GATE = 9  # the gate of the vector being delivered + `disp`
     SETSP = 10  # `base` + `disp`; rsp := address; no access
-    XLAT = 11  # rbx + al
 
 
 class SizeRule(Enum):

@@ -1,0 +1,186 @@
+"""The address stage: base + index * scale + disp, segment base, translation, and the load's request."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream
+from amaranth.lib.wiring import Component, In, Out
+
+from hw.bus import DEVICE_PHYS, PHYS_BITS
+from hw.isa.facts import Vector
+from hw.regfile import Bypass, forward
+from hw.translate import Translate
+from hw.types import Addressed, Decoded, Override
+
+
+class PendingStore(Component):
+    """A store that has not reached memory: a younger load of the same bytes waits for it. Plain ports, combinational.
+
+    Members
+    -------
+    valid, pa, size : the older store. load_pa, load_size : the load. conflict : they share a byte.
+    """
+
+    valid: In(1)
+    pa: In(PHYS_BITS)
+    size: In(2)
+    load_pa: In(PHYS_BITS)
+    load_size: In(2)
+    conflict: Out(1)
+
+    def elaborate(self, platform):
+        m = Module()
+        distance = Signal(PHYS_BITS)
+        m.d.comb += distance.eq(self.load_pa - self.pa)
+        behind = distance < (1 << self.size)
+        before = (~distance + 1)[:PHYS_BITS] < (1 << self.load_size)
+        m.d.comb += self.conflict.eq(self.valid & (behind | before))
+        return m
+
+
+class AddressStage(Component):
+    """Stage A.
+
+    Members
+    -------
+    i, o : uops in, addressed uops out (registered). kill : drop both.
+    base_addr, base_data, index_addr, index_data : register file ports.
+    from_m, from_x, from_w : bypasses, youngest first.
+    stores : for m, x and w: valid, pa and size of a store that is not yet in memory.
+    request, request_pa, request_size, request_lock, grant : the load's request; it is made in a cycle with both.
+    fs_base, gs_base : segment bases. gate_addr : address of the gate of the vector being delivered, and whether it lies
+    beyond the IDT's limit. switch : the delivery switches stacks. user : CPL is 3.
+    """
+
+    def __init__(self, ram_bytes: int):
+        self._ram_bytes = ram_bytes
+        members = {
+            "i": In(stream.Signature(Decoded)),
+            "o": Out(stream.Signature(Addressed)),
+            "kill": In(1),
+            "base_addr": Out(5),
+            "base_data": In(64),
+            "index_addr": Out(5),
+            "index_data": In(64),
+            "from_m": In(Bypass),
+            "from_x": In(Bypass),
+            "from_w": In(Bypass),
+            "request": Out(1),
+            "request_pa": Out(PHYS_BITS),
+            "request_size": Out(2),
+            "request_lock": Out(1),
+            "grant": In(1),
+            "fs_base": In(64),
+            "gs_base": In(64),
+            "gate_addr": In(64),
+            "gate_beyond": In(1),
+            "gate_error": In(16),
+            "switch": In(1),
+            "user": In(1),
+        }
+        for stage in "mxw":
+            members |= {f"store_{stage}": In(1), f"store_{stage}_pa": In(PHYS_BITS), f"store_{stage}_size": In(2)}
+        super().__init__(members)
+
+    def elaborate(self, platform):
+        m = Module()
+        u, g = self.i.payload.u, self.i.payload.g
+        stages = (self.from_m, self.from_x, self.from_w)
+        m.d.comb += [self.base_addr.eq(g.base), self.index_addr.eq(g.index)]
+        base, base_wait = forward(m, "base", g.base, self.base_data, stages)
+        index, index_wait = forward(m, "index", g.index, self.index_data, stages)
+
+        wait = Signal()
+        origin, ea, la, segment = Signal(64), Signal(64), Signal(64), Signal(64)
+        with m.If(g.gate):
+            m.d.comb += origin.eq(self.gate_addr)
+        with m.Elif(g.rip):
+            m.d.comb += origin.eq(u.next_pc)
+        with m.Elif(g.base_en):
+            m.d.comb += origin.eq(base)
+        with m.Switch(g.seg):
+            with m.Case(Override.FS):
+                m.d.comb += segment.eq(self.fs_base)
+            with m.Case(Override.GS):
+                m.d.comb += segment.eq(self.gs_base)
+        total = Signal(64)
+        m.d.comb += [
+            wait.eq((g.base_en & base_wait) | (g.index_en & index_wait)),
+            total.eq(origin + Mux(g.index_en, index << g.scale, 0) + g.disp),
+            ea.eq(Mux(g.asize, total[:32], total)),
+            la.eq(ea + segment),
+        ]
+
+        m.submodules.translate = translate = Translate(self._ram_bytes)
+        load = Signal()
+        m.d.comb += [
+            load.eq(u.load & ~(g.if_switch & ~self.switch)),
+            translate.la.eq(la),
+            translate.last.eq((1 << u.msize) - 1),
+        ]
+
+        conflict = Signal()
+        pending = Signal()
+        for stage in "mxw":
+            m.submodules[f"pending_{stage}"] = older = PendingStore()
+            m.d.comb += [
+                older.valid.eq(getattr(self, f"store_{stage}")),
+                older.pa.eq(getattr(self, f"store_{stage}_pa")),
+                older.size.eq(getattr(self, f"store_{stage}_size")),
+                older.load_pa.eq(translate.pa),
+                older.load_size.eq(u.msize),
+            ]
+        olders = [m.submodules[f"pending_{stage}"] for stage in "mxw"]
+        m.d.comb += [
+            pending.eq(self.store_m | self.store_x | self.store_w),
+            conflict.eq(olders[0].conflict | olders[1].conflict | olders[2].conflict),
+        ]
+        device = translate.pa[12:] == DEVICE_PHYS >> 12
+
+        out = Signal(Addressed)
+        fault = Signal()
+        access = load | u.store
+        m.d.comb += [
+            out.u.eq(u),
+            out.u.load.eq(load),
+            out.ea.eq(ea),
+            out.la.eq(la),
+            out.pa.eq(translate.pa),
+            out.sp.eq(ea + g.sp_delta),
+            fault.eq(access & (translate.noncanonical | translate.missing | (g.gate & self.gate_beyond))),
+        ]
+        with m.If(fault & ~u.fault.valid):
+            m.d.comb += [
+                out.u.fault.valid.eq(1),
+                out.u.fault.has_error.eq(1),
+                out.u.fault.addr.eq(translate.cr2),
+                out.u.load.eq(0),
+                out.u.store.eq(0),
+            ]
+            with m.If(g.gate & self.gate_beyond):
+                m.d.comb += [out.u.fault.vector.eq(Vector.GP), out.u.fault.error.eq(self.gate_error)]
+            with m.Elif(translate.noncanonical):
+                m.d.comb += out.u.fault.vector.eq(Mux(g.stack, Vector.SS, Vector.GP))
+            with m.Else():
+                write = u.store | g.intent
+                user = self.user & ~u.deliver
+                m.d.comb += [out.u.fault.vector.eq(Vector.PF), out.u.fault.error.eq((write << 1) | (user << 2))]
+
+        slot = Signal()
+        go = Signal()
+        m.d.comb += [
+            slot.eq(~self.o.valid | self.o.ready),
+            self.request.eq(
+                self.i.valid & load & ~fault & ~wait & slot & ~self.kill & ~conflict & ~(device & pending)
+            ),
+            self.request_pa.eq(translate.pa),
+            self.request_size.eq(u.msize),
+            self.request_lock.eq(u.lock),
+            go.eq(self.i.valid & ~wait & slot & ~self.kill & (~load | fault | (self.request & self.grant))),
+            self.i.ready.eq(go),
+        ]
+        with m.If(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
+        with m.If(go):
+            m.d.sync += [self.o.valid.eq(1), self.o.payload.eq(out)]
+        with m.If(self.kill):
+            m.d.sync += self.o.valid.eq(0)
+        return m

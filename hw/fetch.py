@@ -1,0 +1,129 @@
+"""Stage F: 16-byte lines from instruction memory into a byte queue, from wherever the last redirect pointed."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib.wiring import Component, In, Out
+
+from hw.bus import DEVICE_VIRT, HIGH_BASE, FetchBus
+from hw.isa.facts import EventClass, Vector
+from hw.types import Fault, Redirect
+
+#: Bytes of a line, the unit of the fetch bus.
+LINE = 16
+
+#: Requests that may be unanswered at once, those of dropped paths included.
+_IN_FLIGHT = 15
+
+
+def _is_mapped(address, ram_bytes: int):
+    """True for an address in RAM, low or high."""
+    low = address[0:31] < ram_bytes
+    return low & ((address[31:64] == 0) | (address[31:64] == HIGH_BASE >> 31))
+
+
+class Fetch(Component):
+    """Keeps the next bytes of the instruction stream in a window; asks for lines ahead of it.
+
+    ``window``, ``avail`` and ``fault`` are combinational from the answer on the bus: a line is usable in the cycle in which it
+    arrives. The request is combinational from ``redirect``: after a redirect in cycle t, a memory that answers in one cycle
+    has the target's bytes in the window in t + 1. In the cycle of a redirect the window still shows the old path. Nothing is
+    fetched before the first redirect.
+
+    Virtual addresses 0 and `HIGH_BASE` upwards are RAM; every other canonical address is a page fault to a fetch.
+    """
+
+    bus: Out(FetchBus())
+    redirect: In(Redirect)
+    user: In(1)  #: the current privilege level is 3 (error code of page faults)
+    window: Out(128)  #: byte 0 is the next instruction byte; 0 beyond ``avail``
+    avail: Out(range(17))  #: valid bytes of the window
+    pc: Out(64)  #: address of byte 0
+    fault: Out(Fault)  #: valid: the byte at pc + avail cannot be fetched
+    consume: In(range(17))  #: bytes taken in this cycle, not more than ``avail``
+    queue_page_valid: Out(1)  #: bytes from ``queue_page`` on are held or on their way
+    queue_page: Out(20)  #: physical page of ``pc``
+    fetch_page_valid: Out(1)  #: ``fetch_page`` is; the bytes held lie in these two pages and in no other
+    fetch_page: Out(20)  #: physical page of the newest line requested, in this cycle or before
+
+    def __init__(self, ram_bytes: int, queue_bytes: int = 2 * LINE):
+        if ram_bytes % 4096 or not 0 < ram_bytes <= DEVICE_VIRT - HIGH_BASE:
+            raise ValueError(f"ram_bytes must be whole pages, at most {DEVICE_VIRT - HIGH_BASE:#x}, not {ram_bytes:#x}")
+        if queue_bytes % LINE or queue_bytes < 2 * LINE:
+            raise ValueError(f"queue_bytes must be a multiple of {LINE}, at least {2 * LINE}, not {queue_bytes}")
+        super().__init__()
+        self._ram_bytes = ram_bytes
+        self._queue_bytes = queue_bytes
+
+    def elaborate(self, _):
+        m = Module()
+        started = Signal()
+        queue = Signal(8 * self._queue_bytes)  # 0 beyond `count`
+        count = Signal(range(self._queue_bytes + 1))
+        live = Signal(range(_IN_FLIGHT + 1))  # answers to come that belong to the queue
+        drop = Signal(range(_IN_FLIGHT + 1))  # answers to come, before those, that belong to dropped paths
+        skip = Signal(range(LINE))  # bytes of the next live answer that lie before the target
+        next_pc = Signal(64)  # the first byte not requested yet
+        last_page = Signal(20)
+
+        # --- the request
+        m.submodules.ask = ask = Module()
+        redirect = self.redirect
+        asked = Signal()
+        outstanding = live + drop
+        room = count + ((live + 1) << 4) <= self._queue_bytes
+        source = Mux(redirect.valid, redirect.target, next_pc)
+        address = Signal(64)
+        ask.d.comb += address.eq(source)
+        ask.d.comb += [
+            self.bus.req_valid.eq(
+                (redirect.valid | (started & room)) & (outstanding != _IN_FLIGHT) & _is_mapped(address, self._ram_bytes)
+            ),
+            self.bus.req_addr.eq(Cat(Const(0, 4), address[4:31])),
+            self.fetch_page.eq(Mux(self.bus.req_valid, address[12:31], last_page)),
+            self.fetch_page_valid.eq((live != 0) | (count != 0) | self.bus.req_valid),
+            asked.eq(self.bus.req_valid & self.bus.req_ready),
+        ]
+
+        # --- the window, with the line that arrives in this cycle
+        arrives = self.bus.resp_valid & (drop == 0)
+        level = Mux(arrives, count + LINE - skip, count)
+        line = Mux(arrives, self.bus.resp_data >> Cat(Const(0, 3), skip), 0)
+        merged = (queue | (line << Cat(Const(0, 3), count)))[: len(queue)]
+        ended = started & ~_is_mapped(next_pc, self._ram_bytes) & (live == arrives)
+        canonical = next_pc[47:64].all() | ~next_pc[47:64].any()
+        m.d.comb += [
+            self.window.eq(merged),
+            self.avail.eq(Mux(level > LINE, LINE, level)),
+            self.fault.valid.eq(ended & (level <= LINE)),
+            self.fault.vector.eq(Mux(canonical, Vector.PF, Vector.GP)),
+            self.fault.kind.eq(EventClass.FAULT),
+            self.fault.has_error.eq(1),
+            self.fault.error.eq(Cat(Const(0, 2), self.user & canonical)),
+            self.fault.addr.eq(next_pc),
+            self.queue_page.eq(self.pc[12:31]),
+            self.queue_page_valid.eq((live != 0) | (count != 0)),
+        ]
+
+        # --- registers
+        m.d.sync += [
+            queue.eq(merged >> Cat(Const(0, 3), self.consume)),
+            count.eq(level - self.consume),
+            self.pc.eq(self.pc + self.consume),
+            live.eq(live + asked - arrives),
+        ]
+        with m.If(self.bus.resp_valid):
+            m.d.sync += [drop.eq(drop - (drop != 0)), skip.eq(Mux(arrives, 0, skip))]
+        with m.If(asked):
+            m.d.sync += [next_pc.eq(Cat(Const(0, 4), address[4:64] + 1)), last_page.eq(address[12:31])]
+        with m.If(redirect.valid):
+            m.d.sync += [
+                started.eq(1),
+                queue.eq(0),
+                count.eq(0),
+                self.pc.eq(redirect.target),
+                skip.eq(redirect.target[0:4]),
+                live.eq(asked),
+                drop.eq(outstanding - self.bus.resp_valid),
+            ]
+            with m.If(~asked):
+                m.d.sync += next_pc.eq(redirect.target)
+        return m

@@ -1,0 +1,138 @@
+"""System registers: one row each (width, value after reset, writable bits), one write port, two read ports."""
+
+from typing import NamedTuple
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib.wiring import Component, In, Out
+
+from hw.isa.facts import SysReg
+
+ALL = (1 << 64) - 1
+
+
+class SysRow(NamedTuple):
+    """A system register: index, bits kept by a write, value after reset, bits that always read as 1."""
+
+    reg: SysReg
+    mask: int
+    reset: int = 0
+    ones: int = 0
+
+
+#: SDM vol. 3, 2.5 (CRs), 17.2 (DRs), 9.1.1 (reset); paging and protection are on from the start in a 64-bit-only core.
+ROWS = (
+    SysRow(SysReg.CR0, 0xE005003F, 0x80050033, 0x10),
+    SysRow(SysReg.CR2, ALL),
+    SysRow(SysReg.CR3, ALL),
+    SysRow(SysReg.CR4, 0x007FFFFF, 0x20),
+    SysRow(SysReg.CR8, 0xF),
+    SysRow(SysReg.ES, 0xFFFF, 0x10),
+    SysRow(SysReg.CS, 0xFFFF, 0x08),
+    SysRow(SysReg.SS, 0xFFFF, 0x10),
+    SysRow(SysReg.DS, 0xFFFF, 0x10),
+    SysRow(SysReg.FS, 0xFFFF),
+    SysRow(SysReg.GS, 0xFFFF),
+    SysRow(SysReg.TR, 0xFFFF),
+    SysRow(SysReg.DR0, ALL),
+    SysRow(SysReg.DR1, ALL),
+    SysRow(SysReg.DR2, ALL),
+    SysRow(SysReg.DR3, ALL),
+    SysRow(SysReg.DR6, 0x0000E00F, 0xFFFF0FF0, 0xFFFF0FF0),
+    SysRow(SysReg.DR7, 0xFFFF23FF, 0x400, 0x400),
+    SysRow(SysReg.IDT_BASE, ALL),
+    SysRow(SysReg.IDT_LIMIT, 0xFFFF, 0xFFFF),
+    SysRow(SysReg.GDT_BASE, ALL),
+    SysRow(SysReg.GDT_LIMIT, 0xFFFF, 0),
+    SysRow(SysReg.TR_BASE, ALL),
+    SysRow(SysReg.TR_LIMIT, 0xFFFFFFFF),
+    SysRow(SysReg.FS_BASE, ALL),
+    SysRow(SysReg.GS_BASE, ALL),
+    SysRow(SysReg.KERNEL_GS_BASE, ALL),
+    SysRow(SysReg.EFER, 0xD01, 0x500),
+    SysRow(SysReg.LDTR, 0xFFFF),
+)
+
+#: DR6 bits that the trap logic sets or rewrites.
+DR6_BS = 1 << 14
+DR6_B = 0xF
+
+
+class SysRegs(Component):
+    """The registers of `ROWS`.
+
+    Members
+    -------
+    read, read_data : what execute reads. debug, debug_data : what the debug port reads. Both combinational.
+    we, waddr, wdata : a write at the clock edge. swapgs : exchanges the two GS bases.
+    fault_we, cr2 : records a page fault's address. step_we : a single step is delivered: DR6.BS set, B0-3 cleared.
+    deliver_we, cs, ss, ss_we : selectors after a delivery; db : it was a #DB, which clears DR7.GD.
+    NAME : the value of each register that other parts watch, in lower case.
+    """
+
+    WATCHED = (
+        SysReg.CS,
+        SysReg.SS,
+        SysReg.IDT_BASE,
+        SysReg.IDT_LIMIT,
+        SysReg.GDT_BASE,
+        SysReg.GDT_LIMIT,
+        SysReg.TR,
+        SysReg.TR_BASE,
+        SysReg.TR_LIMIT,
+        SysReg.FS_BASE,
+        SysReg.GS_BASE,
+    )
+
+    def __init__(self):
+        super().__init__(
+            {
+                "read": In(6),
+                "read_data": Out(64),
+                "debug": In(6),
+                "debug_data": Out(64),
+                "we": In(1),
+                "waddr": In(6),
+                "wdata": In(64),
+                "swapgs": In(1),
+                "fault_we": In(1),
+                "cr2": In(64),
+                "step_we": In(1),
+                "deliver_we": In(1),
+                "new_cs": In(16),
+                "new_ss": In(16),
+                "ss_we": In(1),
+                "db": In(1),
+            }
+            | {reg.name.lower(): Out(64) for reg in self.WATCHED}
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        value = {row.reg: Signal(64, init=row.reset, name=row.reg.name.lower()) for row in ROWS}
+        for port, data in ((self.read, self.read_data), (self.debug, self.debug_data)):
+            with m.Switch(port):
+                for row in ROWS:
+                    with m.Case(row.reg):
+                        m.d.comb += data.eq(value[row.reg])
+        with m.If(self.we), m.Switch(self.waddr):
+            for row in ROWS:
+                with m.Case(row.reg):
+                    m.d.sync += value[row.reg].eq((self.wdata & row.mask) | row.ones)
+        with m.If(self.swapgs):
+            m.d.sync += [
+                value[SysReg.GS_BASE].eq(value[SysReg.KERNEL_GS_BASE]),
+                value[SysReg.KERNEL_GS_BASE].eq(value[SysReg.GS_BASE]),
+            ]
+        with m.If(self.fault_we):
+            m.d.sync += value[SysReg.CR2].eq(self.cr2)
+        with m.If(self.step_we):
+            m.d.sync += value[SysReg.DR6].eq((value[SysReg.DR6] & ~DR6_B) | DR6_BS)
+        with m.If(self.deliver_we):
+            m.d.sync += value[SysReg.CS].eq(self.new_cs)
+            with m.If(self.ss_we):
+                m.d.sync += value[SysReg.SS].eq(self.new_ss)
+            with m.If(self.db):
+                m.d.sync += value[SysReg.DR7][13].eq(0)
+        for reg in self.WATCHED:
+            m.d.comb += getattr(self, reg.name.lower()).eq(value[reg])
+        return m
