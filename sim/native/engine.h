@@ -1,0 +1,221 @@
+// One CXXRTL design with its RAM: inputs, evaluation, clock edge, and the records of what the ports showed.
+//
+// One evaluation a cycle. The clock is set low without evaluating and then high: eval() computes the combinational values
+// of this cycle from the registers' current values and the inputs, and the registers' next values; between eval() and
+// commit() the ports show the cycle that is ending. Legal because the inputs change only after commit(), the design is
+// flattened and has no combinational feedback (sim/compiled.py refuses one that has). With `reference` set, the same cycle
+// is evaluated in two phases, as the CXXRTL manual has it; a test compares the two.
+#pragma once
+
+#include "abi.h"
+#include "ports.h"
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+constexpr size_t FLUSH_BYTES = 16 << 20;
+constexpr uint64_t NEVER = ~uint64_t(0);
+
+struct Engine {
+	cxxrtl_design::p_top top;
+	Ram ram;
+	const uint32_t latency, wait_seed;
+	const bool waits;
+	bool reference = false, settled = false;
+	uint64_t cycle = 0;
+	uint64_t halted_for = 0;
+	std::vector<Hart> harts;
+	std::vector<HartPorts> ports;
+	std::vector<Port> all_ports;
+	uint32_t *clk, *console_valid, *console_data, *exit_valid, *exit_code;
+	uint32_t record_mode = RECORD_TRAPS;
+	uint64_t record_from = 0, record_until = NEVER;
+	std::vector<uint32_t> sampled;
+	uint64_t sample_from = 0, sample_until = 0;
+	std::vector<uint8_t> buffers[4];
+
+	Engine(uint32_t count, uint64_t ram_bytes, uint32_t latency, bool waits, uint32_t wait_seed)
+		: ram(ram_bytes), latency(latency), wait_seed(wait_seed), waits(waits), harts(count), ports(count)
+	{
+		list_ports(top, [this](const char *name, uint32_t width, uint32_t *data) { all_ports.push_back({name, width, data}); });
+		for (uint32_t i = 0; i < count; i++) {
+			std::string prefix = "h" + std::to_string(i) + "_";
+#define X(name) ports[i].name = find(prefix + #name);
+			PORTS(X)
+#undef X
+		}
+		clk = find("clk");
+		console_valid = find("console_valid");
+		console_data = find("console_data");
+		exit_valid = find("exit_valid");
+		exit_code = find("exit_code");
+		reset();
+	}
+
+	uint32_t *find(const std::string &name)
+	{
+		for (auto &port : all_ports)
+			if (name == port.name)
+				return port.data;
+		throw std::runtime_error("the design has no port " + name);
+	}
+
+	// Power-on state of the design and the memory ports. The contents of RAM stay.
+	void reset()
+	{
+		top.reset();
+		cycle = 0;
+		for (size_t i = 0; i < harts.size(); i++) {
+			harts[i] = Hart();
+			harts[i].fetch.reset(latency, waits, wait_seed_of(wait_seed, 2 * i));
+			harts[i].data.reset(latency, waits, wait_seed_of(wait_seed, 2 * i + 1));
+			ports[i].irq__valid[0] = 0;
+			ports[i].irq__nmi[0] = 0;
+		}
+		for (auto &buffer : buffers)
+			buffer.clear();
+		drive();
+	}
+
+	// Inputs of the cycle that begins.
+	void drive()
+	{
+		for (size_t i = 0; i < harts.size(); i++) {
+			Hart &h = harts[i];
+			HartPorts &p = ports[i];
+			p.fetch__req_ready[0] = h.fetch.ready();
+			if ((p.fetch__resp_valid[0] = h.fetch.answering())) {
+				set64(p.fetch__resp_data, h.fetch.answer()[0]);
+				set64(p.fetch__resp_data + 2, h.fetch.answer()[1]);
+			}
+			p.data__req_ready[0] = h.data.ready();
+			if ((p.data__resp_valid[0] = h.data.answering()))
+				set64(p.data__resp_data, h.data.answer()[0]);
+		}
+		settled = false;
+	}
+
+	// Combinational values for the inputs as they are; no register changes.
+	void settle()
+	{
+		if (settled)
+			return;
+		top.prev_p_clk.data[0] = 0;
+		clk[0] = 0;
+		top.eval(nullptr);
+		settled = true;
+	}
+
+	void evaluate()
+	{
+		top.prev_p_clk.data[0] = 0;
+		clk[0] = !reference;
+		top.eval(nullptr);
+	}
+
+	// Forget an evaluation with the clock high: the same cycle will be evaluated again with other inputs.
+	void rollback()
+	{
+		each_state(top, Rollback());
+		settled = false;
+	}
+
+	void edge()
+	{
+		// Reads see memory as it was before this edge's writes, whoever makes them; writes land in the order of harts.
+		for (size_t i = 0; i < harts.size(); i++) {
+			Hart &h = harts[i];
+			HartPorts &p = ports[i];
+			if (p.fetch__req_valid[0] && p.fetch__req_ready[0]) {
+				uint64_t address = p.fetch__req_addr[0] & ~15u;
+				h.fetch.push(ram.load(address, 8), ram.load(address + 8, 8));
+			}
+			if (p.data__req_valid[0] && p.data__req_ready[0] && !p.data__req_write[0])
+				h.data.push(ram.load(p.data__req_addr[0], 1 << p.data__req_size[0]), 0);
+		}
+		for (auto &p : ports)
+			if (p.data__req_valid[0] && p.data__req_ready[0] && p.data__req_write[0])
+				ram.store(p.data__req_addr[0], 1 << p.data__req_size[0], get64(p.data__req_data));
+		for (size_t i = 0; i < harts.size(); i++) {
+			harts[i].fetch.edge(ports[i].fetch__resp_valid[0]);
+			harts[i].data.edge(ports[i].data__resp_valid[0]);
+			if (ports[i].irq__ack[0])
+				ports[i].irq__valid[0] = 0;
+		}
+		if (reference) {
+			clk[0] = 1;
+			top.step();
+		} else {
+			top.commit();
+		}
+		drive();
+	}
+
+	template<class Record> void put(Buffer buffer, const Record &record)
+	{
+		auto *bytes = reinterpret_cast<const uint8_t *>(&record);
+		buffers[buffer].insert(buffers[buffer].end(), bytes, bytes + sizeof(Record));
+	}
+
+	void put_retire(size_t hart, const HartPorts &p)
+	{
+		RetireRecord r{};
+		r.cycle = cycle;
+		r.hart = uint8_t(hart);
+#define X(name) r.name = get64(p.retire__##name);
+		X(pc) X(next_pc) X(reg_data) X(sp) X(mem_addr) X(mem_data) X(rflags) X(trap_rip) X(trap_addr)
+#undef X
+#define X(name) r.name = uint8_t(p.retire__##name[0]);
+		X(length) X(reg) X(mem_size) X(trap_vector) X(trap_class)
+#undef X
+		r.trap_error = p.retire__trap_error[0];
+		memcpy(r.bytes, p.retire__bytes, 16);
+#define X(name, flag) (p.retire__##name[0] ? flag : 0)
+		r.flags = X(valid, R_VALID) | X(first, R_FIRST) | X(last, R_LAST) | X(again, R_AGAIN) | X(reg_we, R_REG_WE) |
+			X(sp_we, R_SP_WE) | X(mem_re, R_MEM_RE) | X(mem_we, R_MEM_WE) | X(iret, R_IRET) | X(deliver, R_DELIVER) |
+			X(trap, R_TRAP) | X(trap_has_error, R_TRAP_HAS_ERROR);
+#undef X
+		put(BUFFER_RETIRE, r);
+	}
+
+	void put_sample()
+	{
+		auto &out = buffers[BUFFER_SAMPLE];
+		auto append = [&out](const void *p, size_t n) {
+			out.insert(out.end(), static_cast<const uint8_t *>(p), static_cast<const uint8_t *>(p) + n);
+		};
+		append(&cycle, 8);
+		for (uint32_t index : sampled)
+			append(all_ports[index].data, (all_ports[index].width + 31) / 32 * 4);
+	}
+
+	// Records of the cycle that was evaluated. The console and the exit port are shared.
+	void observe()
+	{
+		if (console_valid[0])
+			put(BUFFER_CONSOLE, ConsoleRecord{cycle, console_data[0]});
+		if (exit_valid[0])
+			put(BUFFER_EXIT, ConsoleRecord{cycle, exit_code[0]});
+		if (cycle >= sample_from && cycle < sample_until)
+			put_sample();
+		for (size_t i = 0; i < harts.size(); i++) {
+			HartPorts &p = ports[i];
+			bool valid = p.retire__valid[0], trap = p.retire__trap[0];
+			if (!valid && !trap)
+				continue;
+			bool ends = valid && p.retire__last[0];
+			if (ends && !p.retire__again[0] && !p.retire__deliver[0])
+				harts[i].retired++;
+			bool all = record_mode == RECORD_ALL && cycle >= record_from && cycle < record_until;
+			if (all || (record_mode != RECORD_OFF && (trap || (ends && (p.retire__iret[0] || p.retire__deliver[0])))))
+				put_retire(i, p);
+		}
+	}
+
+	void run(const RunSpec &spec, RunResult &result);
+	bool write_register(uint32_t hart, uint32_t index, uint64_t value);
+	size_t state_bytes();
+	void save(uint8_t *to);
+	void load(const uint8_t *from);
+};
