@@ -23,10 +23,10 @@ def _is_mapped(address, ram_bytes: int):
 class Fetch(Component):
     """Keeps the next bytes of the instruction stream in a window; asks for lines ahead of it.
 
-    ``window``, ``avail`` and ``fault`` are combinational from the answer on the bus: a line is usable in the cycle in which it
-    arrives. The request is combinational from ``redirect``: after a redirect in cycle t, a memory that answers in one cycle
-    has the target's bytes in the window in t + 1. In the cycle of a redirect the window still shows the old path. Nothing is
-    fetched before the first redirect.
+    ``window``, ``avail`` and ``fault`` are combinational from the answer on the bus: a line is usable in the cycle in
+    which it arrives. The request is combinational from ``redirect``: after a redirect in cycle t, a memory that answers
+    in one cycle has the target's bytes in the window in t + 1. In the cycle of a redirect the window still shows the old
+    path. Nothing is fetched before the first redirect.
 
     Virtual addresses 0 and `HIGH_BASE` upwards are RAM; every other canonical address is a page fault to a fetch.
     """
@@ -54,6 +54,7 @@ class Fetch(Component):
         self._queue_bytes = queue_bytes
 
     def elaborate(self, _):
+        """The request side, the window side, and the registers between them."""
         m = Module()
         started = Signal()
         queue = Signal(8 * self._queue_bytes)  # 0 beyond `count`

@@ -1,7 +1,7 @@
 """Stage L: finds where an instruction ends and takes its bytes apart, without giving them meaning.
 
-Everything that depends on the opcode (is there a ModRM byte, how long is the immediate) is a row of a small ROM made from
-the instruction table; `hw.isa.reference.split` is the same in plain Python.
+Everything that depends on the opcode (is there a ModRM byte, how long is the immediate) is a row of a small ROM made
+from the instruction table; `hw.isa.reference.split` is the same in plain Python.
 """
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
@@ -63,8 +63,9 @@ class Length(Component):
     ``window``, ``avail``, ``pc`` and ``fault`` are those of `hw.fetch.Fetch`. ``consume`` is combinational from them,
     ``o.ready`` and ``kill``; ``o`` comes from registers, one cycle later.
 
-    An instruction that cannot be completed because fetching faulted, or that is longer than 15 bytes, goes on as an `Insn` with
-    that `Fault`; after it nothing follows until ``kill``. An undefined opcode ends with its opcode byte: the decoder refuses it.
+    An instruction that cannot be completed because fetching faulted, or that is longer than 15 bytes, goes on as an `Insn`
+    with that `Fault`; after it nothing follows until ``kill``. An undefined opcode ends with its opcode byte: the decoder
+    refuses it.
     """
 
     window: In(128)  #: byte 0 is the next instruction byte
@@ -76,6 +77,7 @@ class Length(Component):
     kill: In(1)  #: drops, at the end of this cycle, what is in ``o`` and all prefix state; nothing is consumed
 
     def elaborate(self, _):
+        """Prefixes, opcode, sizes, the decision, and the registers, in that order."""
         m = Module()
         state = Signal(_Prefixes)  # prefixes taken in earlier cycles
         taken = Signal(range(MAX_LENGTH))  # their number (REX bytes that do not count included)

@@ -1,7 +1,8 @@
 """The table as a decoder, in plain Python: what the length stage and the decode stage are tested against.
 
-`split` takes an instruction's bytes apart (it gives them no meaning), `lookup` finds their row. The rules that are not in the
-table are here: which prefixes count, where an instruction ends, which row a mandatory prefix selects (SDM vol. 2, chapter 2).
+`split` takes an instruction's bytes apart (it gives them no meaning), `lookup` finds their row. The rules that are not in
+the table are here: which prefixes count, where an instruction ends, which row a mandatory prefix selects (SDM vol. 2,
+chapter 2).
 """
 
 from collections.abc import Sequence
@@ -93,7 +94,7 @@ def attributes(map_: int, opcode: int) -> Attributes:
 
 
 def derive(rows: Sequence[Row]) -> Attributes:
-    """Attributes of an opcode that has these rows; raises `TableError` if the length stage could not tell them apart."""
+    """Attributes of an opcode that has these rows; raises `TableError` if they differ in what the length stage needs."""
     if not rows:
         return Attributes()
     where = "; ".join(map(str, rows))
@@ -113,9 +114,9 @@ def derive(rows: Sequence[Row]) -> Attributes:
 def immediate_size(kind: str, opsize: bool, rex_w: bool, asize: bool) -> int:
     """Bytes of an immediate of a class (`Row.immediate`) under prefixes; REX.W wins over 66."""
     half = opsize and not rex_w
-    return {"": 0, "b": 1, "w": 2, "wb": 3, "d": 4, "z": 2 if half else 4, "v": 8 if rex_w else 2 if half else 4, "a": 4 if asize else 8}[
-        kind
-    ]
+    fixed = {"": 0, "b": 1, "w": 2, "wb": 3, "d": 4}
+    sizes = fixed | {"z": 2 if half else 4, "v": 8 if rex_w else 2 if half else 4, "a": 4 if asize else 8}
+    return sizes[kind]
 
 
 def displacement_size(modrm: int, sib: int) -> int:
