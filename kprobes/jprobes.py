@@ -121,7 +121,7 @@ class Jprobes:
         return mirror.jprobe.entry_addr is None and self._text is not None and addr == self._text + _ENTRY
 
     def call(self, mirror: Mirror) -> None:
-        """Run the Python handler on the probed function's arguments; its ``regs`` is a copy, as all is undone anyway."""
+        """Run the Python handler on the probed function's arguments; its ``regs`` is a copy: all is undone anyway."""
         entry = mirror.jprobe.entry
         assert callable(entry)
         positional, keywords = arguments(entry, mirror.regs.copy(), self._guest.read)

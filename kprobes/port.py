@@ -110,10 +110,11 @@ class Trap:
     """One trap as the guest's entry stub saw it.
 
     ``regs`` is changed in place, and the machine writes it back *whatever* ``on_trap`` returned: a fault of an
-    instruction that was being stepped is moved back to the probed address, and is then not the runtime's but the guest's.
-    ``error`` is the error code of vectors that have one; ``cr2`` belongs to vector 14, ``dr6`` to vector 1: its value at
-    the trap, from which the runtime removes the bits that it consumed. The machine clears the register itself, since BS
-    is sticky. None means unknown.
+    instruction that was being stepped is moved back to the probed address, and is then the guest's to handle.
+
+    ``error`` is the error code of vectors that have one; ``cr2`` belongs to vector 14, ``dr6`` to vector 1: its value
+    at the trap, from which the runtime removes the bits that it consumed. The machine clears the register itself, since
+    BS is sticky. None means unknown.
     """
 
     cpu: int

@@ -80,7 +80,7 @@ class Registry:
         return site
 
     def unregister(self, p: Kprobe) -> None:
-        """Disarm, unlink, free (unregister_kprobe). A struct that is not registered loses its addr, as in the kernel."""
+        """Disarm, unlink, free (unregister_kprobe). A struct that is not registered loses its addr, as in Linux."""
         site = self.site_of(p)
         if site is None:
             p.addr = None

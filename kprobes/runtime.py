@@ -98,7 +98,7 @@ class Kprobes:
         start, end = self._jprobes.return_range()
         if start == end:
             raise KprobeError(errno.ENOENT, (
-                "the guest has no symbol 'jprobe_return', and the runtime's own exists only once a jprobe is registered"))
+                "the guest has no symbol 'jprobe_return'; the runtime's own exists once a jprobe is registered"))
         return start
 
     def slot_of(self, p: Kprobe | Jprobe) -> int:

@@ -1,0 +1,279 @@
+"""A guest made of Python: memory, symbols, cpus, and traps that reach the runtime as a pt_regs in guest memory.
+
+``FakeMachine`` is a ``kprobes.port.Guest``. Traps follow the hardware's rules that matter here: int3 saves the ip
+after it, TF is sampled when an instruction starts, a fault saves the ip of its instruction, an interrupt needs IF, an
+NMI does not. Whatever the runtime does not consume goes to ``guest_trap`` (the guest's own handler), or ends the test.
+"""
+
+import functools
+import subprocess
+import tempfile
+from pathlib import Path
+
+from elftools.elf.elffile import ELFFile
+
+from kprobes import GuestMemoryError, Kprobes, PtRegs, Symbol, Trap
+from tests.kprobes.fakecpu import IF, MASK64, TF, Cpu, Fault
+
+TEXT = 0xFFFFFFFF80100000
+DATA = 0xFFFFFFFF80200000
+STACK = 0xFFFFFFFF80300000
+STACK_SIZE = 0x4000
+HOME = 0xFFFFFFFF80400000  # where a called function returns to: the end of a run
+DR6 = 0xFFFF0FF0
+
+
+@functools.lru_cache(maxsize=256)
+def assemble(source, text=TEXT, data=DATA):
+    """Assemble Intel-syntax source into sections and symbols. ``func NAME`` ... ``endf NAME`` makes a sized symbol."""
+    macros = (".intel_syntax noprefix\n.macro func n\n.globl \\n\n.type \\n,@function\n\\n:\n.endm\n"
+              ".macro endf n\n.size \\n, .-\\n\n.endm\n.text\n")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "a.s").write_text(macros + source + "\n")
+        places = [f"-Ttext={text:#x}", f"-Tdata={data:#x}", "-e", "0", "--no-relax"]
+        for command in (["as", "-o", "a.o", "a.s"], ["ld", "-o", "a.elf", *places, "a.o"]):
+            done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+        with (root / "a.elf").open("rb") as file:
+            elf = ELFFile(file)
+            sections = [(s["sh_addr"], s.data()) for s in elf.iter_sections() if s["sh_flags"] & 2 and s["sh_size"]]
+            table = elf.get_section_by_name(".symtab").iter_symbols()
+            symbols = [Symbol(s.name, s["st_value"], s["st_size"]) for s in table
+                       if s.name and s["st_info"]["type"] in ("STT_FUNC", "STT_OBJECT", "STT_NOTYPE")]
+    return tuple(sections), tuple(symbols)
+
+
+class Memory:
+    """Mapped pages; an access outside them is a page fault, a non-canonical one a general protection fault."""
+
+    def __init__(self):
+        self.pages = {}
+
+    def map(self, addr, size):
+        for page in range(addr & -4096, addr + size, 4096):
+            self.pages.setdefault(page & MASK64, bytearray(4096))
+
+    def peek(self, addr, size):
+        out = bytearray()
+        while len(out) < size:
+            at = addr + len(out)
+            page = self.pages.get(at & -4096)
+            if page is None:
+                raise GuestMemoryError(f"{at:#x} is not mapped")
+            out += page[at & 4095:(at & 4095) + size - len(out)]
+        return bytes(out)
+
+    def poke(self, addr, data):
+        self.peek(addr, len(data))
+        for i, byte in enumerate(data):
+            self.pages[addr + i & -4096][addr + i & 4095] = byte
+
+    def _check(self, addr, size, write):
+        if addr >> 47 not in (0, 0x1FFFF):
+            raise Fault(13, 0)
+        for at in (addr, addr + size - 1):
+            if at & -4096 not in self.pages:
+                raise Fault(14, 2 * write, at)
+
+    def load(self, addr, size):
+        self._check(addr, size, False)
+        return int.from_bytes(self.peek(addr, size), "little")
+
+    def store(self, addr, value, size):
+        self._check(addr, size, True)
+        self.poke(addr, (value & ((1 << 8 * size) - 1)).to_bytes(size, "little"))
+
+    def fetch(self, addr):
+        self._check(addr, 1, False)
+        for size in (15, 4096 - (addr & 4095)):
+            try:
+                return self.peek(addr, size)
+            except GuestMemoryError:
+                pass
+        raise AssertionError
+
+
+class SymbolTable:
+    def __init__(self, symbols):
+        self._symbols = sorted(symbols, key=lambda s: s.start)
+
+    def lookup(self, name):
+        return next((s.start for s in self._symbols if s.name == name), None)
+
+    def containing(self, addr):
+        return next((s for s in self._symbols if s.start <= addr < s.end), None)
+
+    def names(self):
+        return [s.name for s in self._symbols]
+
+
+class UnhandledTrap(Exception):
+    def __init__(self, trap):
+        super().__init__(f"vector {trap.vector} at {trap.regs.ip:#x}")
+        self.trap = trap
+
+
+class FakeMachine:
+    """One guest image, ``cpus`` cpus, and a runtime on it as ``kprobes``."""
+
+    def __init__(self, source="", *, text=TEXT, cpus=1, text_pages=64, page_distance=0x10000000, blacklist=()):
+        sections, symbols = assemble(source, text)
+        self.memory = Memory()
+        self.text = []
+        for addr, data in sections:
+            self.memory.map(addr, len(data))
+            self.memory.poke(addr, data)
+            if addr != DATA:
+                self.text.append((addr, addr + len(data)))
+        self.memory.map(STACK - STACK_SIZE * cpus, STACK_SIZE * cpus)
+        self.symbols = SymbolTable(symbols)
+        self.cpus = cpus
+        self.cpu = [Cpu(i, self.memory) for i in range(cpus)]
+        self.syncs = 0
+        self.text_pages = text_pages
+        self.page_distance = page_distance
+        self.allocated, self.freed = [], []
+        self.black = list(blacklist)
+        self.events = []
+        self.traps = []
+        self.unclaimed = []
+        self.guest_trap = {}   # vector -> function(machine, trap), the guest's own handler, for traps not consumed
+        self.injections = []   # (condition(cpu), "irq" | "nmi", handler address)
+        self.depth = 0
+        self.kprobes = Kprobes(self, self.events.append)
+
+    def read(self, addr, n):
+        return self.memory.peek(addr, n)
+
+    def write(self, addr, data):
+        self.memory.poke(addr, data)
+
+    def is_text(self, addr):
+        return any(start <= addr < end for start, end in self.text)
+
+    def alloc_text_page(self, near):
+        if self.text_pages <= 0:
+            raise MemoryError("no text pages left")
+        self.text_pages -= 1
+        page = (near & -4096) + self.page_distance + 4096 * len(self.allocated) & MASK64
+        self.memory.map(page, 4096)
+        self.allocated.append(page)
+        return page
+
+    def free_text_page(self, addr):
+        assert not any(self.memory.pages.pop(addr)), "a page is given back as it came: zero"
+        self.freed.append(addr)
+        self.text_pages += 1
+
+    def blacklist(self):
+        return self.black
+
+    def stack_end(self, cpu, sp):
+        return STACK - STACK_SIZE * cpu
+
+    def sync_cores(self):
+        self.syncs += 1
+
+    def __getitem__(self, name):
+        """Return the address of a symbol."""
+        addr = self.symbols.lookup(name)
+        assert addr is not None, name
+        return addr
+
+    def bytes_of(self, name):
+        """Return the bytes of a sized symbol."""
+        symbol = self.symbols.containing(self[name])
+        return self.read(symbol.start, symbol.size)
+
+    def snapshot(self):
+        """Return all guest memory."""
+        return {page: bytes(data) for page, data in self.memory.pages.items()}
+
+    def word(self, addr, size=8):
+        return self.memory.load(addr, size)
+
+    def start(self, addr, *args, cpu=0, flags=IF, sp=None):
+        """Set a cpu to the start of a function that returns HOME."""
+        if isinstance(addr, str):
+            addr = self[addr]
+        regs = self.cpu[cpu].regs
+        regs.sp = (STACK - STACK_SIZE * cpu - 0x108) if sp is None else sp
+        self.memory.store(regs.sp, HOME, 8)
+        for name, value in zip(("di", "si", "dx", "cx", "r8", "r9"), args, strict=False):
+            setattr(regs, name, value & MASK64)
+        for i, value in enumerate(args[6:]):
+            self.memory.store(regs.sp + 8 + 8 * i, value, 8)
+        regs.ip, regs.flags = addr, 2 | flags
+        return regs
+
+    def call(self, addr, *args, cpu=0, flags=IF, limit=10000):
+        """Call a guest function and return rax; from inside a handler, on the stack below the trap."""
+        outer = self.cpu[cpu].regs
+        if self.depth:
+            self.cpu[cpu].regs = PtRegs(cs=outer.cs, ss=outer.ss)
+            regs = self.start(addr, *args, cpu=cpu, flags=0, sp=((outer.sp & -16) - 0x408))
+        else:
+            regs = self.start(addr, *args, cpu=cpu, flags=flags)
+        self.run(cpu, limit)
+        regs = self.cpu[cpu].regs
+        if self.depth:
+            self.cpu[cpu].regs = outer
+        return regs.ax
+
+    def run(self, cpu=0, limit=10000, until=None):
+        """Run until the function returned HOME, or ``until(regs)``."""
+        for _ in range(limit):
+            regs = self.cpu[cpu].regs
+            if regs.ip == HOME or (until and until(regs)):
+                return
+            self.step(cpu)
+        raise AssertionError(f"still running at {self.cpu[cpu].regs.ip:#x} after {limit} instructions")
+
+    def step(self, cpu=0):
+        """Interrupts, then one instruction, then its traps."""
+        core = self.cpu[cpu]
+        for injection in list(self.injections):
+            condition, kind, handler = injection
+            if condition(core) and (kind == "nmi" or core.regs.flags & IF):
+                self.injections.remove(injection)
+                self._interrupt(core, handler)
+        tf = core.regs.flags & TF
+        try:
+            core.execute()
+        except Fault as fault:
+            self._trap(core, Trap(cpu, fault.vector, core.regs, fault.error, fault.cr2))
+            return
+        if tf:
+            self._trap(core, Trap(cpu, 1, core.regs, dr6=DR6 | 1 << 14))
+
+    def _interrupt(self, core, handler):
+        regs = core.regs
+        frame = (regs.ip, regs.cs, regs.flags, regs.sp, regs.ss)
+        regs.sp &= -16
+        for value in reversed(frame):
+            core.push(value)
+        regs.flags &= ~(TF | IF)
+        regs.ip = handler
+
+    def _trap(self, core, trap):
+        """Deliver as the entry stub does: pt_regs in guest memory, the port, then iretq from what lies there."""
+        at = (core.regs.sp & -16) - 168 & MASK64
+        self.write(at, trap.regs.pack())
+        trap.regs = PtRegs.unpack(self.read(at, 168))
+        self.traps.append((trap.vector, trap.regs.ip))
+        self.depth += 1
+        frame = core.regs
+        core.regs = trap.regs.copy()
+        core.regs.sp = at
+        try:
+            handled = self.kprobes.on_trap(trap)
+            if not handled:
+                self.unclaimed.append((trap.vector, trap.regs.copy()))
+                if trap.vector not in self.guest_trap:
+                    raise UnhandledTrap(trap)
+                self.guest_trap[trap.vector](self, trap)
+        finally:
+            self.depth -= 1
+            core.regs = frame
+            frame.assign(PtRegs.unpack(trap.regs.pack()))
