@@ -47,10 +47,18 @@ def disassemble(piece: Piece) -> str:
     return f"{found[0].mnemonic} {found[0].op_str}".strip()
 
 
-def title(snippet: Snippet, number: int) -> str:
-    """A name that says what the vector does."""
+def _text(piece: Piece) -> str:
+    try:
+        return disassemble(piece)
+    except ValueError as disagreement:
+        print(f"capture: {disagreement}", file=sys.stderr)
+        return f"{piece.row} ({piece.code.hex()})"
+
+
+def title(snippet: Snippet) -> str:
+    """A name that says what the vector does; that the disassembler disagrees is only worth a remark."""
     kinds = "+".join(piece.row.mnemonic if piece.row else "bad" for piece in snippet.pieces)
-    return f"{kinds}-{number:06d}: {'; '.join(disassemble(piece) for piece in snippet.pieces)}"
+    return f"{kinds}-{snippet.number:06d}: {'; '.join(_text(piece) for piece in snippet.pieces)}"
 
 
 def capture(count: int, seed: int, max_insns: int, only: tuple[str, ...] = (), traps: bool = True) -> Iterator[dict]:
@@ -63,7 +71,7 @@ def capture(count: int, seed: int, max_insns: int, only: tuple[str, ...] = (), t
         if not found and number > 20 * _BATCH:
             raise ValueError("nothing can be generated from these rows")
         for snippet in found[:count]:
-            yield snippet.vector(title(snippet, snippet.number))
+            yield snippet.vector(title(snippet))
         count -= len(found)
 
 

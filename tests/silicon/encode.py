@@ -107,17 +107,18 @@ def shape(row: Row, state: State) -> Draft:
         _operands(draft, limit)
     if REP in row.ok:
         draft.rep = rng.choice((None, 0xF3, 0xF3, 0xF2))
-    elif row.prefix is None and rng.random() < 0.03 and _rep_ignored(row):
+    elif row.prefix is None and rng.random() < 0.03 and _rep_ignored(row, opsize):
         draft.rep = rng.choice((0xF2, 0xF3))
     if LOCK in row.ok and draft.memory:
         draft.lock = rng.random() < 0.2
     return draft
 
 
-def _rep_ignored(row: Row) -> bool:
+def _rep_ignored(row: Row, opsize: bool) -> bool:
+    """Whether F2/F3 may be added for nothing; after 0F not beside 66, where disassemblers take either for mandatory."""
     if row.map == 0:
         return row.opcode not in (0x90, 0x0F) and row.uop.amode not in (AMode.SI, AMode.DI)
-    return row.map == 1 and row.opcode in _REP_IGNORED_0F
+    return row.map == 1 and not opsize and row.opcode in _REP_IGNORED_0F
 
 
 def _operands(draft: Draft, limit: int) -> None:

@@ -1,7 +1,8 @@
 """Drives `executor.c`: batches of snippets in, what real silicon made of them out.
 
 Guest memory is four regions, all above 64 KiB because `vm.mmap_min_addr` may keep everything below from being mapped,
-and all inside the 16 MiB that every model has. What lies outside is unmapped: see `Outcome.faithful`.
+and all inside the 16 MiB that every model has. The rest is unmapped here, but may be RAM there: see `Outcome.faithful`.
+Only what user mode can do is run; TF and IF, which differ from a core at CPL 0 with interrupts off, are hidden.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ REGIONS = {
     "stack": (0x07C000, 0x04000),
     "high": (0xFE0000, 0x04000),
 }
-RAM_TOP = 16 << 20
+#: No model has more RAM than this at 0; the same RAM is seen again in the top 2 GiB.
+RAM_TOP = 1 << 32
 
 _SOURCE = Path(__file__).with_name("executor.c")
 _BUILD = Path(__file__).resolve().parents[2] / "build" / "silicon"
@@ -65,7 +67,7 @@ class Outcome:
 
     @property
     def faithful(self) -> bool:
-        """Whether a model with RAM at 0..16 MiB and at the top 2 GiB would have seen the same memory."""
+        """Whether a model, with RAM in the low 4 GiB and in the top 2 GiB, would have seen the same memory."""
         if self.refused:
             return False
         if self.trap is None or self.trap.vector != 14:
@@ -84,7 +86,11 @@ def executor() -> Path:
             raise Unavailable("the executor needs gcc: apt-get install gcc libc6-dev")
         _BUILD.mkdir(parents=True, exist_ok=True)
         scratch = binary.with_suffix(f".{os.getpid()}")
-        subprocess.run([compiler, "-O2", "-Wall", "-Wextra", "-o", scratch, _SOURCE], check=True)
+        command = [compiler, "-O2", "-Wall", "-Wextra", "-o", scratch, _SOURCE]
+        if subprocess.run(command, check=False).returncode:
+            raise Unavailable(
+                "the executor does not compile; it needs the C library's headers: apt-get install libc6-dev"
+            )
         scratch.replace(binary)
     return binary
 

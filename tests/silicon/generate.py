@@ -20,12 +20,20 @@ from tests.silicon.table import rows
 
 #: Rows that only raise, or do nothing: generated, but rarely.
 _RARE = {
-    **dict.fromkeys(("ud0", "ud1", "nop"), 0.1),
+    **dict.fromkeys(("ud0", "ud1"), 0.1),
     **dict.fromkeys(("ud2", "lfence", "mfence", "sfence", "prefetch", "prefetchw"), 0.2),
-    "int3": 0.5,
+    **dict.fromkeys(("int3", "nop"), 0.5),
 }
 #: One-byte opcodes that 64-bit mode does not have.
 _INVALID = bytes.fromhex("06 07 0E 16 17 1E 1F 27 2F 37 3F 60 61 82 9A CE D4 D5 EA")
+#: Opcodes with ModRM reg fields (and mod = 3) that no instruction has; the last two need a memory operand.
+_UNDEFINED = (
+    *(bytes([0xFE, 0xC0 | reg << 3]) for reg in range(2, 8)),
+    *(bytes([opcode, 0xC0 | reg << 3]) for opcode in (0xC6, 0xC7) for reg in range(1, 7)),
+    *(bytes([0x0F, 0xBA, 0xC0 | reg << 3]) for reg in range(4)),
+    *(bytes([0x0F, opcode]) for opcode in (0x04, 0x0A, 0x0C, 0x24, 0x25, 0x26, 0x27, 0x39, 0x3B, 0x3D, 0x3E, 0x3F)),
+    *(b"\xff\xf8", b"\x8d\xc0", b"\x0f\xc3\xc0"),
+)
 _ATTEMPTS = 60
 
 
@@ -100,14 +108,16 @@ def build(row: Row, state: State, first: bool) -> Piece:
 
 
 def _refused(state: State) -> Piece:
-    """Bytes that are no instruction: an opcode that 64-bit mode lacks, or more than 15 bytes."""
+    """Bytes that are no instruction: an opcode that 64-bit mode lacks, an undefined one, or more than 15 bytes."""
     rng = state.rng
-    if rng.random() < 0.7:
+    kind = rng.random()
+    if kind < 0.3:
         code = bytes([rng.choice(_INVALID)])
+    elif kind < 0.8:
+        code = rng.choice(_UNDEFINED)
     else:
-        code = bytes(rng.choice(b"\x66\x2e\x36\x3e\x26") for _ in range(15)) + rng.choice(
-            (b"\x90", b"\xcc", b"\x01\xc0")
-        )
+        code = bytes(rng.choice(b"\x66\x2e\x36\x3e\x26") for _ in range(15))
+        code += rng.choice((b"\x90", b"\xcc", b"\x01\xc0"))
     return Piece(None, code, state.regs["rip"], bad=True)
 
 
@@ -119,7 +129,7 @@ def extend(snippet: Snippet, only: tuple[str, ...]) -> bool:
         trial = snippet.state.fork()
         try:
             row = rng.choices(table, weight)[0]
-            refuse = not only and rng.random() < 0.004
+            refuse = not only and rng.random() < 0.006
             piece = _refused(trial) if refuse else build(row, trial, not snippet.pieces)
             trial.put_code(piece.code)
         except Reject:

@@ -109,7 +109,7 @@ def _immediate(draft: Draft) -> bytes:
 
 def _stack(draft: Draft, first: bool) -> None:
     state, rng, mnemonic = draft.state, draft.rng, draft.row.mnemonic
-    if mnemonic in ("push", "call", "pushf", "pop", "popf") and first and rng.random() < 0.03:
+    if mnemonic in ("push", "call", "pushf", "pop", "popf", "ret") and first and rng.random() < 0.03:
         state.regs["rsp"] = state.first["rsp"] = state.bad_spot() & ~7
         if draft.rm is None and draft.row.modrm:
             raise Reject("one fault at a time")
@@ -117,7 +117,10 @@ def _stack(draft: Draft, first: bool) -> None:
         return
     if mnemonic == "leave":
         if state.free(RBP):
-            state.pin(RBP, state.place("stack", 64))
+            bad = rng.random() < 0.04
+            state.pin(RBP, state.bad_spot() if bad else state.place("stack", 64))
+            if bad:
+                return
         if not state.mapped(state.reg(RBP), 8):
             raise Reject("rbp is not in the stack")
         state.touch(state.reg(RBP), draft.size)
@@ -134,8 +137,8 @@ def _stack(draft: Draft, first: bool) -> None:
         if state.touch(rsp, draft.size) & ~_POPF_SAFE:
             raise Reject("the image has system flags")
     elif mnemonic == "ret":
-        state.poke(rsp, 8, state.code_target())
-        if not state.is_code(state.touch(rsp, 8)):
+        state.poke(rsp, 8, _target(draft))
+        if not _lands(draft, state.touch(rsp, 8)):
             raise Reject("returns to nowhere")
     elif mnemonic == "pop":
         state.touch(rsp, draft.size)
@@ -193,12 +196,19 @@ def finish(draft: Draft) -> tuple[int, int]:
         state.pin(RAX, low & ((1 << half) - 1))
         state.pin(RDX, low >> half)
     elif row.uop.flow in (Flow.INDIRECT, Flow.CALLIND) or (mnemonic == "call" and row.modrm):
-        set_value(draft, "Eq", state.code_target())
-        if not state.is_code(value(draft, "Eq")):
+        set_value(draft, "Eq", _target(draft))
+        if not _lands(draft, value(draft, "Eq")):
             raise Reject("jumps to nowhere")
-    if mnemonic == "popf" and draft.size == 2:
-        return flags.ALL, 0
     return flags.effect(mnemonic, draft.size, count, strings.runs_zero_times(draft))
+
+
+def _target(draft: Draft) -> int:
+    """Where an indirect branch goes: rarely to an address that is not canonical, which faults on the branch."""
+    return 0x8000_0000_0000_0000 | draft.rng.getrandbits(40) if draft.rng.random() < 0.03 else draft.state.code_target()
+
+
+def _lands(draft: Draft, target: int) -> bool:
+    return draft.state.is_code(target) or target >> 40 == 0x80_0000
 
 
 def _division(draft: Draft) -> None:

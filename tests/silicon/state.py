@@ -52,7 +52,7 @@ class State:
         self.rng = rng
         self.regs = {name: interesting(rng) for name in REGS[:16]}
         start, length = REGIONS["code"]
-        line = start + 256 + rng.randrange(length - 512) // 64 * 64
+        line = start + 256 + rng.randrange(length - 0x1200) // 64 * 64
         self.regs["rip"] = rng.choice((line, line + rng.randrange(64), (line | 0xFFF) - rng.randrange(8)))
         self.regs["rflags"] = 2 | (rng.getrandbits(12) & ARITH) | (DF if rng.random() < 0.3 else 0)
         self.regs["fs_base"], self.regs["gs_base"] = rng.getrandbits(46), rng.getrandbits(rng.choice((20, 46)))

@@ -31,11 +31,16 @@ def prepare(draft: Draft) -> None:
         count = state.reg(RCX) & mask
         if count > 64:
             raise Reject("too many iterations")
+    # One pointer may fault; of two, processors differ in which they report (AMD reads [rdi] of cmps first).
+    bad = rng.choice((RSI, RDI)) if rng.random() < 0.03 and not draft.address32 and not draft.base_name else None
     step = -size if state.regs["rflags"] & flags.DF else size
     places: list[int] = []
     source, target = mnemonic in ("movs", "cmps", "lods"), mnemonic != "lods"
     for register, used, base in ((RSI, source, draft.segment_base), (RDI, target, 0)):
         if not used:
+            continue
+        if register == bad and state.free(register):
+            state.pin(register, state.bad_spot())
             continue
         name = draft.base_name
         if register == RSI and name and state.free(name):
@@ -50,15 +55,10 @@ def prepare(draft: Draft) -> None:
         for i in range(count):
             state.touch(start + i * step, size)
         places.append(start)
-    if mnemonic in ("cmps", "scas") and count and rng.random() < 0.6:
+    if mnemonic in ("cmps", "scas") and count and len(places) == 1 + source and rng.random() < 0.6:
         for i in range(rng.randrange(count + 1)):
             wanted = state.touch(places[0] + i * step, size) if source else state.reg(RAX)
             at = places[-1] + i * step
             for k, byte in enumerate((wanted & ((1 << 8 * size) - 1)).to_bytes(size, "little")):
                 if state.mem[at + k] == state.first_mem.get(at + k) and not state.code:
                     state.mem[at + k] = state.first_mem[at + k] = byte
-
-
-def first_use(draft: Draft) -> bool:
-    """Whether no instruction has run yet, so that any byte of memory may still be chosen."""
-    return not draft.state.code
