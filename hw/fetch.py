@@ -25,8 +25,8 @@ class Fetch(Component):
 
     ``window``, ``avail`` and ``fault`` are combinational from the answer on the bus: a line is usable in the cycle in
     which it arrives. The request is combinational from ``redirect``: after a redirect in cycle t, a memory that answers
-    in one cycle has the target's bytes in the window in t + 1. In the cycle of a redirect the window still shows the old
-    path. Nothing is fetched before the first redirect.
+    in one cycle has the target's bytes in the window in t + 1. In the cycle of a redirect the window still shows the
+    old path. Nothing is fetched before the first redirect.
 
     Virtual addresses 0 and `HIGH_BASE` upwards are RAM; every other canonical address is a page fault to a fetch.
     """

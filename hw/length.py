@@ -63,9 +63,9 @@ class Length(Component):
     ``window``, ``avail``, ``pc`` and ``fault`` are those of `hw.fetch.Fetch`. ``consume`` is combinational from them,
     ``o.ready`` and ``kill``; ``o`` comes from registers, one cycle later.
 
-    An instruction that cannot be completed because fetching faulted, or that is longer than 15 bytes, goes on as an `Insn`
-    with that `Fault`; after it nothing follows until ``kill``. An undefined opcode ends with its opcode byte: the decoder
-    refuses it.
+    An instruction that cannot be completed because fetching faulted, or that is longer than 15 bytes, goes on as an
+    `Insn` with that `Fault`; after it nothing follows until ``kill``. An undefined opcode ends with its opcode byte: the
+    decoder refuses it.
     """
 
     window: In(128)  #: byte 0 is the next instruction byte

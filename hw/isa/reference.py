@@ -1,8 +1,8 @@
 """The table as a decoder, in plain Python: what the length stage and the decode stage are tested against.
 
-`split` takes an instruction's bytes apart (it gives them no meaning), `lookup` finds their row. The rules that are not in
-the table are here: which prefixes count, where an instruction ends, which row a mandatory prefix selects (SDM vol. 2,
-chapter 2).
+`split` takes an instruction's bytes apart (it gives them no meaning), `lookup` finds their row. The rules that are not
+in the table are here: which prefixes count, where an instruction ends, which row a mandatory prefix selects (SDM
+vol. 2, chapter 2).
 """
 
 from collections.abc import Sequence
@@ -94,7 +94,7 @@ def attributes(map_: int, opcode: int) -> Attributes:
 
 
 def derive(rows: Sequence[Row]) -> Attributes:
-    """Attributes of an opcode that has these rows; raises `TableError` if they differ in what the length stage needs."""
+    """Attributes of an opcode that has these rows; `TableError` if they differ in what the length stage needs."""
     if not rows:
         return Attributes()
     where = "; ".join(map(str, rows))
