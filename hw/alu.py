@@ -23,6 +23,7 @@ class Alu(wiring.Component):
     flags_out: Out(Flags)
 
     def elaborate(self, platform):
+        """Build the logic."""
         m = Module()
         a, b, carry = self.a, self.b, self.flags_in.c
 

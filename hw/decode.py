@@ -236,7 +236,7 @@ class Decode(Component):
                     m.d.comb += g.rip.eq(1)
                 with m.Else():
                     m.d.comb += [g.base.eq(Cat(rm, insn.rex[0])), g.base_en.eq(1)]
-                on_stack = g.base_en & ((g.base == Reg.RSP) | (g.base == Reg.RBP))
+                on_stack = g.base_en & ((g.base == Reg.RSP) | (g.base == Reg.RBP)) & (insn.seg == Override.NONE)
                 with m.If(on_stack):
                     m.d.comb += g.stack.eq(1)
                 with m.If(ctl.bias & g.base_en & (g.base == Reg.RSP)):

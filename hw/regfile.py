@@ -1,6 +1,6 @@
 """The register file, and what the stages behind it offer to those that need a value before it is written."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
@@ -82,9 +82,9 @@ def merge(m: Module, name: str, size, high, old, new) -> Signal:
     full = Signal(64, name=f"{name}_full")
     with m.Switch(size):
         with m.Case(0):
-            m.d.comb += full.eq(Mux(high, (old & ~0xFF00) | (new[:8] << 8), (old & ~0xFF) | new[:8]))
+            m.d.comb += full.eq(Mux(high, Cat(old[:8], new[:8], old[16:]), Cat(new[:8], old[8:])))
         with m.Case(1):
-            m.d.comb += full.eq((old & ~0xFFFF) | new[:16])
+            m.d.comb += full.eq(Cat(new[:16], old[16:]))
         with m.Case(2):
             m.d.comb += full.eq(new[:32])
         with m.Default():

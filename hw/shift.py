@@ -9,10 +9,11 @@ from hw.types import Flags
 
 
 class Shifter(wiring.Component):
-    """ROL ROR RCL RCR SHL SHR SAR SHLD SHRD of ``a`` by ``count``; combinational. Without ``en`` all outputs are 0.
+    """ROL ROR RCL RCR SHL SHR SAR SHLD SHRD of ``a`` by ``count``; combinational. Without ``en`` the outputs are 0.
 
-    ``count`` is masked here. Undefined flags are as on Zen: AF of shifts is 1, and OF for every count is what it is for 1:
-    C ^ msb to the left, the two top bits' difference to the right. A double shift of 16 bits by more brings ``b`` in twice.
+    ``a`` and ``b`` may hold anything above the operand size, ``result`` is zero there; ``count`` is masked here.
+    Undefined flags are as on Zen: AF of shifts is 1, and OF follows for every count the rule for 1. A 16-bit double
+    shift by more than 16 brings ``b`` in twice, as there.
     """
 
     en: In(1, init=1)
@@ -26,23 +27,63 @@ class Shifter(wiring.Component):
     flags_out: Out(Flags)
 
     def elaborate(self, platform):
+        """Build the logic."""
         m = Module()
-        a, b, carry = self.a, self.b, self.flags_in.c
 
-        left = Signal()
-        moves_in = Signal(65)  # beside the operand, nearest bit: lowest to the right, highest (below bit 64) to the left
+        def is_one_of(*ops):
+            return Cat(self.op == op for op in ops).any()
+
+        is_left = is_one_of(Op.ROL, Op.RCL, Op.SHL, Op.SHLD)
+        is_plain_rotate = is_one_of(Op.ROL, Op.ROR)
+        is_carry_rotate = is_one_of(Op.RCL, Op.RCR)
+        is_double = is_one_of(Op.SHLD, Op.SHRD)
+        is_sar = self.op == Op.SAR
+
+        # To the left by n is to the right by 64 - n, seen from 64 bits further up. The result begins at bit 1: so the
+        # distance is n to the right and 63 - n to the left. The bit shifted out last is below the result or above it.
         window = Signal(129)
         distance = Signal(6)
-        any_count = Signal()
+        shifted = (window >> distance)[:66]
 
-        # One shifter serves both directions: to the left by n is to the right by 64 - n, seen from 64 bits further up.
-        # The result is at 1 and up; the bit shifted out last is below it to the right, above it to the left.
+        carry = self.flags_in.c
+        beside = Mux(is_plain_rotate, self.a, Mux(is_double, self.b, 0))
         with m.If(self.en):
-            m.d.comb += left.eq(Cat(self.op == op for op in (Op.ROL, Op.RCL, Op.SHL, Op.SHLD)).any())
+            m.d.comb += self.flags_out.eq(self.flags_in)
             with m.Switch(self.size):
                 for size in range(4):
                     bits = 8 << size
                     with m.Case(size):
-                        self._prepare(m, bits, left, window, distance, any_count)
-        del moves_in, a, b, carry
+                        a = self.a[:bits]
+                        copies = 2 if bits == 16 else 1
+                        count = self.count[: 6 if bits == 64 else 5]
+                        turns = self.count[: size + 3]
+                        carry_turns = count % (bits + 1) if bits < 32 else count
+                        amount = Mux(is_carry_rotate, carry_turns, Mux(is_plain_rotate, turns, count))
+
+                        # What moves in, and what C becomes if the operand turns all the way round.
+                        low = Mux(is_carry_rotate, Cat(a[1:], carry), beside[:bits])
+                        high = Mux(is_carry_rotate, Cat(carry, a), Cat([beside[:bits]] * copies))
+                        sign = Mux(is_sar & a[-1], ~Const(0, 64), 0)
+                        above = Mux(is_plain_rotate, a[0], carry)
+                        below = Mux(is_plain_rotate, a[-1], carry)
+                        leftward = Cat(Const(0, 64 - copies * bits), [low] * copies, a, above)
+                        with m.If(is_left):
+                            m.d.comb += [window.eq(leftward), distance.eq(amount ^ 63)]
+                        with m.Else():
+                            m.d.comb += [window.eq(Cat(below, a, high | sign)), distance.eq(amount)]
+
+                        # The result and its flags; a count of 0 changes none.
+                        value, msb = shifted[1 : bits + 1], shifted[bits]
+                        out = Mux(is_left, shifted[bits + 1], shifted[0])
+                        next_to_msb = Mux(is_left, shifted[bits + 1], shifted[bits - 1])
+                        m.d.comb += self.result.eq(value)
+                        with m.If(count.any()):
+                            m.d.comb += [self.flags_out.c.eq(out), self.flags_out.o.eq(msb ^ next_to_msb)]
+                            with m.If(~(is_plain_rotate | is_carry_rotate)):
+                                m.d.comb += [
+                                    self.flags_out.p.eq(~shifted[1:9].xor()),
+                                    self.flags_out.a.eq(1),
+                                    self.flags_out.z.eq(value == 0),
+                                    self.flags_out.s.eq(msb),
+                                ]
         return m

@@ -175,13 +175,24 @@ class Operands(data.Struct):
     mem: 64
 
 
+class Flags(data.Struct):
+    """The six status flags, in the order of `hw.isa.facts.STATUS_FLAGS`."""
+
+    c: unsigned(1)
+    p: unsigned(1)
+    a: unsigned(1)
+    z: unsigned(1)
+    s: unsigned(1)
+    o: unsigned(1)
+
+
 class Done(data.Struct):
     """From execute to write-back: the result as it goes to the register, the data to store, and where rip goes."""
 
     u: Uop
     result: 64
     store: 64
-    flags: 6
+    flags: Flags
     target: 64  # rip after the instruction
     again: 1
     ends: 1  # the uop ends its instruction (last, or a rep count of 0)
@@ -196,14 +207,3 @@ class Redirect(data.Struct):
 
     valid: 1
     target: 64
-
-
-class Flags(data.Struct):
-    """The six status flags, in the order of `hw.isa.facts.STATUS_FLAGS`."""
-
-    c: unsigned(1)
-    p: unsigned(1)
-    a: unsigned(1)
-    z: unsigned(1)
-    s: unsigned(1)
-    o: unsigned(1)

@@ -149,7 +149,7 @@ class Op(IntEnum):
     MOV = 0  # b
     MOVZX = 1  # b, zero-extended from bsize
     MOVSX = 2  # b, sign-extended from bsize
-    SIGN = 3  # every bit = sign of a (cwd, cdq, cqo)
+    SIGN = 3  # every bit = sign of b (cwd, cdq, cqo)
     BSWAP = 4
     SETCC = 5  # 1 if the condition holds
     CMOV = 6  # condition ? b : a; a 32-bit result is zero-extended either way
@@ -188,7 +188,8 @@ class Op(IntEnum):
     POPCNT = 38
     BITOFF = 39  # byte offset of the unit that bit b of a bit string in memory lies in
     # multiply and divide
-    IMUL2 = 40  # b times imm or a, low half, signed flags
+    IMUL2 = 40  # a times b, low half, signed flags
+    IMUL3 = 49  # b times imm, likewise
     MUL = 41  # a times b, low half; the high half stays in the unit for MULHI (8-bit: 16-bit result)
     IMUL = 42
     MULHI = 43

@@ -100,7 +100,7 @@ ROUTINES: dict[str, tuple[Uop, ...]] = {
     "cmpxchg_reg": (
         Uop(Op.MOV, b=Sel.E, d=T0),
         Uop(Op.SUB, a=Reg.RAX, b=T0, flags=_ALL),
-        Uop(Op.CMOV, a=Sel.E, b=Sel.G, d=Sel.E, cond=4),
+        Uop(Op.CMOVK, a=Sel.E, b=Sel.G, d=Sel.E, cond=4),
         Uop(Op.CMOVK, a=Reg.RAX, b=T0, d=Reg.RAX, cond=5),
     ),
     "cmpxchg_mem": (
@@ -236,9 +236,9 @@ ROUTINES: dict[str, tuple[Uop, ...]] = {
         Uop(Op.SSCHK, a=T6, b=T4, **_Q),
         Uop(Op.CANON, a=T0, **_Q),
         # --- point of no return ---
+        Uop(Op.MOV, b=T2, sysop=SysOp.IRETF),  # first: what may change depends on the old CPL
         Uop(Op.WRSYS, b=T1, sysop=SysOp.WRITE, sysreg=SysReg.CS, **_Q),
         Uop(Op.WRSYS, b=T4, sysop=SysOp.WRITE, sysreg=SysReg.SS, **_Q),
-        Uop(Op.MOV, b=T2, sysop=SysOp.IRETF),
         Uop(Op.JMPA, a=T0, b=T3, d=Reg.RSP, flow=Flow.INDIRECT, **_Q),
     ),
     "deliver": (

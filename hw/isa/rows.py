@@ -111,7 +111,7 @@ REXB = "rexb"  # only with REX.B
 NOREXB = "norexb"  # only without REX.B
 REP = "rep"  # F2 and F3 repeat
 
-_READS_A_NOT = {Op.MOV, Op.MOVZX, Op.MOVSX, Op.SETCC, Op.RDFLAGS, Op.RDSYS, Op.LAHF, Op.JMP, Op.JCC, Op.CALL}
+_READS_A_NOT = {Op.MOV, Op.MOVZX, Op.MOVSX, Op.SETCC, Op.RDFLAGS, Op.RDSYS, Op.JMP, Op.JCC, Op.CALL, Op.IMUL3, Op.SIGN}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,222 @@
+"""One hart: the seven stages, wired. No logic but the order of redirects and the sharing of ports.
+
+    F fetch -> L length -> D decode -> A address -> M memory -> X execute -> W retire
+
+What is killed: a redirect of D drops F and L; one of X also D, A and M; a flush of W everything.
+"""
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
+
+from hw.address import AddressStage
+from hw.bus import PHYS_BITS, DataBus, DebugPort, FetchBus, IoPort, IrqPort, PipePort, RetirePort
+from hw.decode import Decode
+from hw.execute import ExecuteStage
+from hw.fetch import Fetch
+from hw.isa.facts import RFlag
+from hw.length import Length
+from hw.memory import MemoryStage
+from hw.regfile import Bypass, RegFile
+from hw.retire import RetireStage
+
+
+class Core(Component):
+    """A hart of 64-bit mode. Starts to fetch when the debug port writes rip.
+
+    Members: `hw.bus` describes each port.
+    """
+
+    def __init__(self, ram_bytes: int):
+        self._ram_bytes = ram_bytes
+        super().__init__(
+            {
+                "fetch": Out(FetchBus()),
+                "data": Out(DataBus()),
+                "irq": Out(IrqPort()),
+                "io": Out(IoPort()),
+                "dbg": Out(DebugPort()),
+                "retire": Out(RetirePort()),
+                "pipe": Out(PipePort()),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.f = f = Fetch(self._ram_bytes)
+        m.submodules.l = l = Length()
+        m.submodules.d = d = Decode()
+        m.submodules.a = a = AddressStage(self._ram_bytes)
+        m.submodules.m = mem = MemoryStage()
+        m.submodules.x = x = ExecuteStage()
+        m.submodules.w = w = RetireStage()
+        m.submodules.regs = regs = RegFile()
+
+        connect(m, length=l.o, decode=d.i)
+        connect(m, decode=d.o, address=a.i)
+        connect(m, address=a.o, memory=mem.i)
+        connect(m, memory=mem.o, execute=x.i)
+        connect(m, execute=x.o, retire=w.i)
+        connect(m, fetch=f.bus, bus=flipped(self.fetch))
+        connect(m, irq=w.irq, port=flipped(self.irq))
+        connect(m, dbg=w.dbg, port=flipped(self.dbg))
+        connect(m, retire=w.retire, port=flipped(self.retire))
+        m.d.comb += [
+            l.window.eq(f.window),
+            l.avail.eq(f.avail),
+            l.pc.eq(f.pc),
+            l.fault.eq(f.fault),
+            f.consume.eq(l.consume),
+            f.user.eq(w.cpl == 3),
+        ]
+
+        # redirects, weakest first; a younger source yields to an older one
+        m.d.comb += [f.redirect.eq(d.redirect), l.kill.eq(d.redirect.valid)]
+        with m.If(x.redirect.valid):
+            m.d.comb += [f.redirect.eq(x.redirect), l.kill.eq(1), d.kill.eq(1), a.kill.eq(1), mem.kill.eq(1)]
+        with m.If(w.flush):
+            m.d.comb += [
+                f.redirect.eq(w.redirect),
+                l.kill.eq(1),
+                d.kill.eq(1),
+                a.kill.eq(1),
+                mem.kill.eq(1),
+                x.kill.eq(1),
+            ]
+
+        # registers
+        for stage, names in ((a, ("base", "index")), (mem, ("a", "b", "c"))):
+            for name in names:
+                m.d.comb += [
+                    getattr(regs, f"{name}_addr").eq(getattr(stage, f"{name}_addr")),
+                    getattr(stage, f"{name}_data").eq(getattr(regs, f"{name}_data")),
+                ]
+        in_m = Signal(Bypass)
+        late = mem.i.payload
+        m.d.comb += [
+            regs.debug_addr.eq(w.debug_addr),
+            w.debug_data.eq(regs.debug_data),
+            regs.d_we.eq(w.d_we),
+            regs.d_addr.eq(w.d_addr),
+            regs.d_data.eq(w.d_data),
+            regs.sp_we.eq(w.sp_we),
+            regs.sp_data.eq(w.sp_data),
+            in_m.d_we.eq(mem.i.valid & late.u.d_we),
+            in_m.d_reg.eq(late.u.d_reg),
+            in_m.sp_we.eq(mem.i.valid & late.u.sp_we),
+            in_m.sp.eq(late.sp),
+            a.from_m.eq(in_m),
+            a.from_x.eq(x.bypass),
+            a.from_w.eq(w.bypass),
+            mem.from_x.eq(x.bypass),
+            mem.from_w.eq(w.bypass),
+        ]
+
+        # the data bus: a store that retires goes before a younger load
+        m.d.comb += [
+            self.data.req_valid.eq(w.store | a.request),
+            self.data.req_write.eq(w.store),
+            self.data.req_addr.eq(a.request_pa),
+            self.data.req_size.eq(a.request_size),
+            self.data.req_lock.eq(a.request_lock),
+            self.data.req_data.eq(w.store_data),
+            w.store_grant.eq(self.data.req_ready),
+            a.grant.eq(self.data.req_ready & ~w.store),
+            mem.resp_valid.eq(self.data.resp_valid),
+            mem.resp_data.eq(self.data.resp_data),
+        ]
+        with m.If(w.store):
+            m.d.comb += [
+                self.data.req_addr.eq(w.store_pa),
+                self.data.req_size.eq(w.store_size),
+                self.data.req_lock.eq(w.store_lock),
+            ]
+        for name, stage in (("m", mem), ("x", x), ("w", w)):
+            payload = stage.i.payload
+            m.d.comb += [
+                getattr(a, f"store_{name}").eq(stage.i.valid & payload.u.store),
+                getattr(a, f"store_{name}_pa").eq(payload.pa),
+                getattr(a, f"store_{name}_size").eq(payload.u.msize),
+            ]
+
+        # system state
+        system, gates = w.sys, x.gates
+        m.d.comb += [
+            d.deliver.eq(w.deliver),
+            d.deliver_error.eq(w.deliver_error),
+            d.cpl.eq(w.cpl),
+            d.iopl.eq(Cat(w.rflags[RFlag.IOPL], w.rflags[RFlag.IOPL + 1])),
+            a.fs_base.eq(system.fs_base),
+            a.gs_base.eq(system.gs_base),
+            a.gate_addr.eq(system.idt_base + (w.event.vector << 4)),
+            a.gate_beyond.eq((w.event.vector << 4) + 15 > system.idt_limit),
+            a.gate_error.eq((w.event.vector << 3) | 2),
+            a.switch.eq(gates.switch),
+            a.user.eq(w.cpl == 3),
+            x.flags_committed.eq(w.flags_committed),
+            x.rflags.eq(w.rflags),
+            x.tsc.eq(w.tsc),
+            x.older.eq(w.busy),
+            system.read.eq(x.sysreg),
+            x.sysreg_data.eq(system.read_data),
+            gates.cpl.eq(w.cpl),
+            gates.nt.eq(w.rflags[RFlag.NT]),
+            gates.gdt_base.eq(system.gdt_base),
+            gates.gdt_limit.eq(system.gdt_limit),
+            gates.tr.eq(system.tr),
+            gates.tr_base.eq(system.tr_base),
+            gates.tr_limit.eq(system.tr_limit),
+            gates.event_vector.eq(w.event.vector),
+            gates.event_kind.eq(w.event.kind),
+            gates.event_rip.eq(w.event.rip),
+            gates.event_flags.eq(w.event.flags),
+            gates.event_error.eq(w.event.error),
+            w.gate_trap.eq(gates.trap_gate),
+            w.gate_cpl.eq(gates.new_cpl),
+            w.gate_selector.eq(gates.selector),
+        ]
+
+        # ports: an `out` retires when an `in` is not the oldest, so they never meet
+        m.d.comb += [
+            self.io.valid.eq(w.out_valid | x.io_valid),
+            self.io.write.eq(w.out_valid),
+            self.io.port.eq(x.io_port),
+            self.io.size.eq(x.io_size),
+            self.io.data.eq(w.out_data),
+            x.io_data.eq(self.io.rdata),
+        ]
+        with m.If(w.out_valid):
+            m.d.comb += [self.io.port.eq(w.out_port), self.io.size.eq(w.out_size)]
+
+        self._code_pages(m, f, (d, a, mem, x), w)
+        self._show(m, f, l, d, a, mem, x, w)
+        return m
+
+    def _code_pages(self, m, f, stages, w):
+        """Does the retiring store write to a page of which bytes are in flight? Both views of RAM share the low bits."""
+        page = w.store_pa[12:PHYS_BITS]
+        hits = [f.queue_page_valid & (f.queue_page == page), f.fetch_page_valid & (f.fetch_page == page)]
+        for stage in stages:
+            payload = stage.i.payload
+            u = payload if stage is stages[0] else payload.u
+            hits.append(stage.i.valid & ((u.pc[12:31] == page) | (u.next_pc[12:31] == page)))
+        m.d.comb += w.code_page.eq(w.store & Cat(hits).any())
+
+    def _show(self, m, f, l, d, a, mem, x, w):  # noqa: E741
+        """The pipe port."""
+        p = self.pipe
+        places = {
+            "f": (f.bus.req_valid, f.pc, ~f.bus.req_ready),
+            "l": (f.avail != 0, f.pc, l.consume == 0),
+            "d": (d.i.valid | w.delivering, d.i.payload.pc, ~d.i.ready),
+            "a": (a.i.valid, a.i.payload.u.pc, ~a.i.ready),
+            "m": (mem.i.valid, mem.i.payload.u.pc, ~mem.i.ready),
+            "x": (x.i.valid, x.i.payload.u.pc, ~x.i.ready),
+            "w": (w.i.valid, w.i.payload.u.pc, ~w.i.ready),
+        }
+        for name, (valid, pc, stall) in places.items():
+            m.d.comb += [
+                getattr(p, f"{name}_valid").eq(valid),
+                getattr(p, f"{name}_pc").eq(pc),
+                getattr(p, f"{name}_stall").eq(stall),
+            ]
+        m.d.comb += [p.redirect.eq(f.redirect.valid), p.redirect_pc.eq(f.redirect.target)]

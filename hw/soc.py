@@ -1,0 +1,57 @@
+"""The system that engines run and `kphw export` writes out: harts with their devices; RAM stays outside, on the buses."""
+
+from amaranth.hdl import Module
+from amaranth.lib.wiring import Component, Out, connect, flipped
+
+from hw.bus import DataBus, DebugPort, FetchBus, IrqPort, PipePort, RetirePort, TrapPort
+from hw.core import Core
+from hw.devices import DeviceBus, Devices
+
+
+class Soc(Component):
+    """``harts`` cores, each with its own ports ``h{i}_...`` (see `hw.bus`), and the console and exit devices.
+
+    Raises ``ValueError`` for a RAM size that the translation cannot express.
+
+    Members
+    -------
+    h{i}_fetch, h{i}_data, h{i}_irq, h{i}_trap, h{i}_dbg, h{i}_retire, h{i}_pipe : the ports of hart i.
+    console_valid, console_data, exit_valid, exit_code : see `hw.devices.Devices`.
+    """
+
+    def __init__(self, harts: int = 1, ram_bytes: int = 16 << 20):
+        if harts != 1:
+            raise ValueError(f"only one hart is built so far, not {harts}; several are the next part of the project")
+        self.harts, self.ram_bytes = harts, ram_bytes
+        members = {}
+        for i in range(harts):
+            members |= {
+                f"h{i}_fetch": Out(FetchBus()),
+                f"h{i}_data": Out(DataBus()),
+                f"h{i}_irq": Out(IrqPort()),
+                f"h{i}_trap": Out(TrapPort()),
+                f"h{i}_dbg": Out(DebugPort()),
+                f"h{i}_retire": Out(RetirePort()),
+                f"h{i}_pipe": Out(PipePort()),
+            }
+        super().__init__(members | {"console_valid": Out(1), "console_data": Out(8), "exit_valid": Out(1), "exit_code": Out(32)})
+
+    def elaborate(self, platform):
+        m = Module()
+        for i in range(self.harts):
+            m.submodules[f"h{i}"] = core = Core(self.ram_bytes)
+            m.submodules[f"bus{i}"] = bus = DeviceBus()
+            m.submodules[f"devices{i}"] = devices = Devices()
+            connect(m, core=core.data, bus=bus.core)
+            connect(m, core=core.io, devices=devices.io)
+            connect(m, bus=bus.memory, port=flipped(getattr(self, f"h{i}_data")))
+            connect(m, bus=bus.trap, port=flipped(getattr(self, f"h{i}_trap")))
+            for name in ("fetch", "irq", "dbg", "retire", "pipe"):
+                connect(m, core=getattr(core, name), port=flipped(getattr(self, f"h{i}_{name}")))
+            m.d.comb += [
+                self.console_valid.eq(devices.console_valid),
+                self.console_data.eq(devices.console_data),
+                self.exit_valid.eq(devices.exit_valid),
+                self.exit_code.eq(devices.exit_code),
+            ]
+        return m
