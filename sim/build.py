@@ -164,7 +164,7 @@ def generated(header: str) -> str:
     ports, state = [], []
     for direction, kind, width, name in _MEMBER.findall(header):
         if direction:
-            ports.append(f'\tadd("{port_name(name)}", {width}, words(top.{name}));')
+            ports.append(f'\tadd("{port_name(name)}", {width}u, {str(direction == "input").lower()}, words(top.{name}));')
         if kind != "value":
             state.append(f"\tf(top.{name});")
     return "\n".join(

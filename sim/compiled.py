@@ -9,6 +9,7 @@ from ctypes import c_char_p, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from struct import Struct
 
+from hw.isa.facts import DebugReg
 from hw.ram import check_parameters
 from sim.build import NAME, build_library, source_key
 from sim.engine import (
@@ -28,7 +29,6 @@ from sim.engine import (
     StopReason,
     default_soc,
 )
-from hw.isa.facts import DebugReg
 
 FLUSH = 10
 RETIRE, CONSOLE, EXIT, SAMPLE = range(4)

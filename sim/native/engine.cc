@@ -104,19 +104,19 @@ size_t Engine::state_bytes()
 {
 	Sizer sizer;
 	each_state(top, sizer);
-	return sizer.bytes + sizeof cycle + harts.size() * (sizeof(Hart) + 12);
+	for (auto &port : all_ports)
+		sizer.bytes += port.input ? port.bytes() : 0;
+	return sizer.bytes + sizeof cycle + harts.size() * sizeof(Hart);
 }
 
 void Engine::save(uint8_t *to)
 {
 	Saver saver{to};
 	saver.raw(&cycle, sizeof cycle);
-	for (size_t i = 0; i < harts.size(); i++) {
-		saver.raw(&harts[i], sizeof(Hart));
-		saver.raw(ports[i].irq__valid, 4);
-		saver.raw(ports[i].irq__vector, 4);
-		saver.raw(ports[i].irq__nmi, 4);
-	}
+	saver.raw(harts.data(), harts.size() * sizeof(Hart));
+	for (auto &port : all_ports)
+		if (port.input)
+			saver.raw(port.data, port.bytes());
 	each_state(top, saver);
 }
 
@@ -124,12 +124,10 @@ void Engine::load(const uint8_t *from)
 {
 	Loader loader{from};
 	loader.raw(&cycle, sizeof cycle);
-	for (size_t i = 0; i < harts.size(); i++) {
-		loader.raw(&harts[i], sizeof(Hart));
-		loader.raw(ports[i].irq__valid, 4);
-		loader.raw(ports[i].irq__vector, 4);
-		loader.raw(ports[i].irq__nmi, 4);
-	}
+	loader.raw(harts.data(), harts.size() * sizeof(Hart));
+	for (auto &port : all_ports)
+		if (port.input)
+			loader.raw(port.data, port.bytes());
 	each_state(top, loader);
 	drive();
 }

@@ -38,7 +38,7 @@ struct Engine {
 	Engine(uint32_t count, uint64_t ram_bytes, uint32_t latency, bool waits, uint32_t wait_seed)
 		: ram(ram_bytes), latency(latency), wait_seed(wait_seed), waits(waits), harts(count), ports(count)
 	{
-		list_ports(top, [this](const char *name, uint32_t width, uint32_t *data) { all_ports.push_back({name, width, data}); });
+		list_ports(top, [this](auto... port) { all_ports.push_back({port...}); });
 		for (uint32_t i = 0; i < count; i++) {
 			std::string prefix = "h" + std::to_string(i) + "_";
 #define X(name) ports[i].name = find(prefix + #name);
@@ -140,14 +140,18 @@ struct Engine {
 		for (size_t i = 0; i < harts.size(); i++) {
 			harts[i].fetch.edge(ports[i].fetch__resp_valid[0]);
 			harts[i].data.edge(ports[i].data__resp_valid[0]);
-			if (ports[i].irq__ack[0])
-				ports[i].irq__valid[0] = 0;
+			harts[i].acked = ports[i].irq__ack[0] != 0;
 		}
 		if (reference) {
 			clk[0] = 1;
 			top.step();
 		} else {
 			top.commit();
+		}
+		for (size_t i = 0; i < harts.size(); i++) {
+			if (harts[i].acked)
+				ports[i].irq__valid[0] = 0;
+			ports[i].trap__done[0] = ports[i].trap__handled[0] = 0;
 		}
 		drive();
 	}
@@ -187,7 +191,7 @@ struct Engine {
 		};
 		append(&cycle, 8);
 		for (uint32_t index : sampled)
-			append(all_ports[index].data, (all_ports[index].width + 31) / 32 * 4);
+			append(all_ports[index].data, all_ports[index].bytes());
 	}
 
 	// Records of the cycle that was evaluated. The console and the exit port are shared.

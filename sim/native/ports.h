@@ -8,7 +8,9 @@
 struct Port {
 	const char *name;
 	uint32_t width;
+	bool input;
 	uint32_t *data;
+	size_t bytes() const { return (width + 31) / 32 * 4; }
 };
 
 template<size_t Bits> inline uint32_t *words(cxxrtl::value<Bits> &value) { return value.data; }
@@ -46,7 +48,7 @@ struct HartPorts {
 struct Hart {
 	RamQueue fetch, data;
 	uint64_t retired;
-	bool done_armed, done_handled, nmi_wanted;
+	bool done_armed, done_handled, nmi_wanted, acked;
 };
 
 inline uint32_t wait_seed_of(uint32_t seed, uint32_t port)

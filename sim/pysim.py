@@ -1,0 +1,413 @@
+"""The engine that needs nothing but pip: the design in Python (`sim.levelized`), RAM as bytes beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from amaranth.hdl import Value
+
+from hw.isa.facts import DebugReg
+from hw.ram import EXTRA, check_parameters, wait_seed_of
+from sim.engine import (
+    FOREVER,
+    HALT_CYCLES,
+    NEVER,
+    EngineError,
+    HartState,
+    Recording,
+    Records,
+    RetireFlag,
+    RetireRecord,
+    SocFactory,
+    Stop,
+    StopOn,
+    StopReason,
+)
+from sim.levelized import Design
+
+NAME = "pysim"
+
+#: Members of RetirePort in the order of RetireRecord, after the cycle and without hart and flags.
+_RETIRE_WIDE = RetireRecord._fields[1:10]
+_RETIRE_NARROW = ("length", "reg", "mem_size", "trap_vector", "trap_class")
+
+
+def create(*, harts: int, ram_bytes: int, latency: int, wait_seed: int | None, soc_factory: SocFactory) -> PysimEngine:
+    """Return an engine; parameters as for `sim.engine.open_engine`."""
+    check_parameters(ram_bytes, latency)
+    return PysimEngine(soc_factory(harts=harts, ram_bytes=ram_bytes), harts, ram_bytes, latency, wait_seed)
+
+
+@dataclass
+class _Answers:
+    """The requests of one port that wait for their answer: `RamQueue` of ``native/ram.h``, and `hw.ram.Ram`."""
+
+    latency: int
+    random: int | None
+    now: int = 0
+    waiting: list[tuple[int, int]] = field(default_factory=list)  # data, the cycle from which it may leave
+
+    def ready(self) -> bool:
+        return self.random is None or (bool(self.random & 3) and len(self.waiting) < self.latency + EXTRA)
+
+    def answer(self) -> int | None:
+        if self.waiting and self.waiting[0][1] <= self.now and (self.random is None or self.random >> 8 & 3):
+            return self.waiting[0][0]
+        return None
+
+    def edge(self, answered: bool, accepted: int | None) -> None:
+        if accepted is not None:
+            self.waiting.append((accepted, self.now + self.latency))
+        if answered:
+            self.waiting.pop(0)
+        self.now += 1
+        if self.random is not None:
+            x = self.random
+            x ^= x << 13 & 0xFFFFFFFF
+            x ^= x >> 17
+            self.random = x ^ (x << 5 & 0xFFFFFFFF)
+
+
+class _Hart:
+    """Indices of a hart's signals in the design's values, and what the engine remembers of the hart."""
+
+    def __init__(self, number: int, index: dict[str, int], ram: tuple[int, int | None]):
+        prefix = f"h{number}_"
+        at = {name.removeprefix(prefix): i for name, i in index.items() if name.startswith(prefix)}
+        self.number, self.at = number, at
+        self.flags = [(at["retire__" + flag.name.lower()], flag.value) for flag in RetireFlag]
+        self.wide = [at[f"retire__{name}"] for name in _RETIRE_WIDE]
+        self.narrow = [at[f"retire__{name}"] for name in _RETIRE_NARROW]
+        self.retire_bytes, self.trap_error = at["retire__bytes"], at["retire__trap_error"]
+        self.retire_valid, self.retire_trap = at["retire__valid"], at["retire__trap"]
+        self.retire_last, self.retire_again = at["retire__last"], at["retire__again"]
+        self.retire_deliver, self.retire_iret = at["retire__deliver"], at["retire__iret"]
+        self.pc, self.next_pc = at["retire__pc"], at["retire__next_pc"]
+        self.fetch = tuple(at[f"fetch__{m}"] for m in ("req_valid", "req_ready", "req_addr", "resp_valid", "resp_data"))
+        self.data = tuple(at[f"data__{m}"] for m in ("req_valid", "req_ready", "req_addr", "resp_valid", "resp_data"))
+        self.size, self.write, self.stored = at["data__req_size"], at["data__req_write"], at["data__req_data"]
+        self.ack, self.irq, self.nmi = at["irq__ack"], at["irq__valid"], at["irq__nmi"]
+        self.trap_req, self.trap_done, self.handled = at["trap__req"], at["trap__done"], at["trap__handled"]
+        self.boundary, self.halted, self.shutdown = at["dbg__boundary"], at["dbg__halted"], at["dbg__shutdown"]
+        self.reset(*ram)
+
+    def reset(self, latency: int, seed: int | None) -> None:
+        """Forget everything."""
+        start = (None, None) if seed is None else (wait_seed_of(seed, 2 * self.number), wait_seed_of(seed, 2 * self.number + 1))
+        self.fetches, self.loads = _Answers(latency, start[0]), _Answers(latency, start[1])
+        self.retired, self.done, self.nmi_wanted = 0, None, False
+
+    def record(self, cycle: int, v: list[int]) -> RetireRecord:
+        """Return what the RetirePort shows."""
+        return RetireRecord(
+            cycle,
+            *(v[i] for i in self.wide),
+            v[self.retire_bytes].to_bytes(16, "little"),
+            v[self.trap_error],
+            self.number,
+            *(v[i] for i in self.narrow),
+            sum(value for i, value in self.flags if v[i]),
+        )
+
+
+def _flat_ports(soc: Any) -> dict[str, Value]:
+    """Return the ports of a component by their names in RTLIL."""
+    return {"__".join(map(str, path)): Value.cast(port) for path, _, port in soc.signature.flatten(soc)}
+
+
+class PysimEngine:
+    """`sim.engine.Engine` in Python."""
+
+    name = NAME
+    capabilities: frozenset[str] = frozenset()
+
+    def __init__(self, soc: Any, harts: int, ram_bytes: int, latency: int, wait_seed: int | None):
+        self.harts, self.ram_bytes, self._waits = harts, ram_bytes, (latency, wait_seed)
+        self._ram = bytearray(ram_bytes)
+        self._design = Design(soc)
+        ports = _flat_ports(soc)
+        self._index = {name: self._design.get_signal(port) for name, port in ports.items()}  # type: ignore[arg-type]
+        self._widths = {name: len(port) for name, port in ports.items()}
+        self._values = self._design.values
+        self._harts = [_Hart(i, self._index, self._waits) for i in range(harts)]
+        self._mode, self._window = Recording.TRAPS, (0, FOREVER)
+        self._sampled: list[int] = []
+        self._sample_window = (0, 0)
+        self.reset()
+
+    @property
+    def cycle(self) -> int:
+        """Number of the current cycle."""
+        return self._cycle
+
+    def reset(self) -> None:
+        """Return to cycle 0; RAM stays."""
+        self._cycle = 0
+        self._records = Records()
+        self._samples: list[tuple[int, ...]] = []
+        for hart in self._harts:
+            hart.reset(*self._waits)
+        self._design.reset()
+        self._drive()
+
+    def _drive(self) -> None:
+        """Set the inputs of the cycle that begins, and settle."""
+        poke = self._design.poke
+        for hart in self._harts:
+            for answers, bus in ((hart.fetches, hart.fetch), (hart.loads, hart.data)):
+                poke(bus[1], answers.ready())
+                answer = answers.answer()
+                poke(bus[3], answer is not None)
+                if answer is not None:
+                    poke(bus[4], answer)
+        self._design.settle()
+
+    def _edge(self) -> None:
+        """Memory and registers at the clock edge: reads see what was there before the writes, which go by hart."""
+        v, ram = self._values, self._ram
+        for hart in self._harts:
+            valid, ready, address, answered, _ = hart.fetch
+            line = v[address] & (self.ram_bytes - 16)
+            hart.fetches.edge(
+                bool(v[answered]), int.from_bytes(ram[line : line + 16], "little") if v[valid] and v[ready] else None
+            )
+            valid, ready, address, answered, _ = hart.data
+            load = v[valid] and v[ready] and not v[hart.write]
+            hart.loads.edge(bool(v[answered]), self._load(v[address], 1 << v[hart.size]) if load else None)
+        for hart in self._harts:
+            if v[hart.data[0]] and v[hart.data[1]] and v[hart.write]:
+                self._store(v[hart.data[2]], v[hart.stored], 1 << v[hart.size])
+        acked = [hart.irq for hart in self._harts if v[hart.ack]]
+        self._design.edge()
+        for irq in acked:
+            self._design.poke(irq, 0)
+        for hart in self._harts:
+            if v[hart.trap_done]:
+                self._design.poke(hart.trap_done, 0)
+                self._design.poke(hart.handled, 0)
+        self._drive()
+
+    def _load(self, address: int, size: int) -> int:
+        address &= self.ram_bytes - 1
+        data = self._ram[address : address + size]
+        return int.from_bytes(data + self._ram[: size - len(data)], "little")
+
+    def _store(self, address: int, value: int, size: int) -> None:
+        address &= self.ram_bytes - 1
+        data = (value & ((1 << 8 * size) - 1)).to_bytes(size, "little")
+        room = self.ram_bytes - address
+        self._ram[address : address + size] = data[:room]
+        if room < size:
+            self._ram[: size - room] = data[room:]
+
+    def run(self, max_cycles: int, stop: StopOn = NEVER) -> Stop:
+        """Execute at most `max_cycles` cycles, until an event."""
+        if stop.retired is not None and stop.retired <= 0:
+            return Stop(StopReason.RETIRED, stop.hart, 0)
+        start, halted_for, self._left = self._cycle, 0, stop.retired
+        watched = stop != NEVER
+        v, poke = self._values, self._design.poke
+        console, ends = self._index["console_valid"], self._index["exit_valid"]
+        while self._cycle - start < max_cycles:
+            armed = False
+            for hart in self._harts:
+                armed |= hart.done is not None
+                if hart.nmi_wanted or v[hart.nmi] or hart.done is not None:
+                    pulse = hart.nmi_wanted and not v[hart.nmi]
+                    poke(hart.nmi, pulse)
+                    hart.nmi_wanted &= not pulse
+                    poke(hart.trap_done, hart.done is not None)
+                    poke(hart.handled, bool(hart.done))
+                    self._design.settle()
+            for hart in self._harts:
+                held = v[hart.trap_req] and hart.done is None
+                if held or (stop.boundary and v[hart.boundary] and stop.hart in (None, hart.number)):
+                    self._before_edge()
+                    return Stop(
+                        StopReason.TRAP_REQUEST if held else StopReason.BOUNDARY, hart.number, self._cycle - start
+                    )
+            if v[console]:
+                self._records.console.append((self._cycle, v[self._index["console_data"]]))
+            if self._sample_window[0] <= self._cycle < self._sample_window[1]:
+                self._samples.append((self._cycle, *(v[i] for i in self._sampled)))
+            found: tuple[StopReason, int | None] | None = None
+            if v[ends]:
+                self._records.exits.append((self._cycle, v[self._index["exit_code"]]))
+                found = StopReason.EXIT, None
+            asleep = True
+            for hart in self._harts:
+                asleep = asleep and bool(v[hart.halted])
+                if v[hart.retire_valid] or v[hart.retire_trap]:
+                    self._observe(hart)
+                if v[hart.shutdown]:
+                    found = found or (StopReason.SHUTDOWN, hart.number)
+                if watched and stop.hart in (None, hart.number):
+                    reason = self._watch(hart, stop)
+                    found = found or (reason and (reason, hart.number))
+            if armed:
+                for hart in self._harts:
+                    hart.done = None
+            halted_for = halted_for + 1 if asleep else 0
+            if halted_for >= HALT_CYCLES:
+                found = found or (StopReason.HALTED, None)
+            self._edge()
+            self._cycle += 1
+            if found:
+                return Stop(*found, self._cycle - start)
+        return Stop(StopReason.MAX_CYCLES, None, self._cycle - start)
+
+    def _before_edge(self) -> None:
+        """Leave a cycle whose edge has not come: an NMI pulse that no edge has seen is still to come."""
+        for hart in self._harts:
+            if self._values[hart.nmi]:
+                hart.nmi_wanted = True
+                self._design.poke(hart.nmi, 0)
+        self._design.settle()
+
+    def _watch(self, hart: _Hart, stop: StopOn) -> StopReason | None:
+        """Which of the chosen events the ports of a hart show."""
+        v = self._values
+        found = StopReason.TRAP if stop.trap and v[hart.retire_trap] else None
+        if not (v[hart.retire_valid] and v[hart.retire_last]):
+            return found
+        if stop.reach is not None and v[hart.next_pc] == stop.reach:
+            found = found or StopReason.REACHED
+        if v[hart.retire_deliver] or v[hart.retire_again]:
+            return found
+        if stop.pc is not None and v[hart.pc] == stop.pc:
+            found = found or StopReason.PC
+        if self._left is not None:
+            self._left -= 1
+            if not self._left:
+                found = found or StopReason.RETIRED
+        return found
+
+    def _observe(self, hart: _Hart) -> None:
+        v = self._values
+        ends = v[hart.retire_valid] and v[hart.retire_last]
+        if ends and not v[hart.retire_again] and not v[hart.retire_deliver]:
+            hart.retired += 1
+        if self._mode == Recording.OFF:
+            return
+        if (
+            v[hart.retire_trap]
+            or (ends and (v[hart.retire_iret] or v[hart.retire_deliver]))
+            or (self._mode == Recording.ALL and self._window[0] <= self._cycle < self._window[1])
+        ):
+            self._records.retires.append(hart.record(self._cycle, v))
+
+    def retired(self, hart: int) -> int:
+        """Instructions retired since reset."""
+        return self._harts[hart].retired
+
+    def state(self, hart: int) -> HartState:
+        """Where a hart is."""
+        v, h = self._values, self._harts[hart]
+        return HartState(bool(v[h.boundary]), bool(v[h.halted]), bool(v[h.shutdown]), bool(v[h.trap_req]))
+
+    def trap_request(self, hart: int) -> tuple[int, int]:
+        """Vector and stored address at the TrapPort."""
+        at = self._harts[hart].at
+        return self._values[at["trap__vector"]], self._values[at["trap__addr"]]
+
+    def complete_trap(self, hart: int, handled: bool) -> None:
+        """Answer a TrapPort request in the next cycle that runs."""
+        if not self.state(hart).trap_request:
+            raise EngineError(f"hart {hart} has no TrapPort request to complete")
+        self._harts[hart].done = int(handled)
+
+    def read_reg(self, hart: int, index: int) -> int:
+        """Value of a register."""
+        at = self._harts[hart].at
+        self._design.poke(at["dbg__addr"], index)
+        self._design.settle()
+        return self._values[at["dbg__rdata"]]
+
+    def write_reg(self, hart: int, index: int, value: int) -> None:
+        """Set a register at a boundary."""
+        state, at, poke = self.state(hart), self._harts[hart].at, self._design.poke
+        if not state.boundary or state.trap_request:
+            raise EngineError(
+                f"a register of hart {hart} can only be set between two instructions: run to a boundary first"
+            )
+        requests = [self._values[h.irq] for h in self._harts]
+        for h in self._harts:
+            poke(h.irq, 0)
+            poke(h.trap_done, 0)
+            poke(h.handled, 0)
+        poke(at["dbg__addr"], index)
+        poke(at["dbg__wdata"], value & FOREVER)
+        poke(at["dbg__we"], 1)
+        self._design.settle()
+        self._edge()
+        poke(at["dbg__we"], 0)
+        for h, request in zip(self._harts, requests, strict=True):
+            poke(h.irq, request)
+        self._design.settle()
+
+    def refetch(self, hart: int) -> None:
+        """Fetch again what is under way."""
+        self.write_reg(hart, DebugReg.RIP, self.read_reg(hart, DebugReg.RIP))
+
+    def _check_range(self, address: int, size: int) -> None:
+        if address < 0 or size < 0 or address + size > self.ram_bytes:
+            raise IndexError(f"{size} bytes at physical {address:#x} are not within the {self.ram_bytes:#x} bytes of RAM")
+
+    def read_mem(self, address: int, size: int) -> bytes:
+        """Bytes of RAM."""
+        self._check_range(address, size)
+        return bytes(self._ram[address : address + size])
+
+    def write_mem(self, address: int, data: bytes) -> None:
+        """Change RAM."""
+        self._check_range(address, len(data))
+        self._ram[address : address + len(data)] = data
+
+    def set_irq(self, hart: int, vector: int | None) -> None:
+        """Request an external interrupt until it is acknowledged."""
+        at = self._harts[hart].at
+        self._design.poke(at["irq__valid"], vector is not None)
+        self._design.poke(at["irq__vector"], vector or 0)
+        self._design.settle()
+
+    def nmi(self, hart: int) -> None:
+        """Request a non-maskable interrupt."""
+        self._harts[hart].nmi_wanted = True
+
+    def record(self, mode: Recording, start: int = 0, end: int = FOREVER) -> None:
+        """Choose the retire records that are kept."""
+        self._mode, self._window = mode, (start, end)
+
+    def drain(self) -> Records:
+        """Take the records."""
+        records, self._records = self._records, Records()
+        return records
+
+    def ports(self) -> dict[str, int]:
+        """Names and widths of the ports."""
+        return dict(self._widths)
+
+    def sample(self, names: Sequence[str], start: int = 0, end: int = FOREVER) -> None:
+        """Sample ports in cycles start to end - 1."""
+        self._samples = []
+        self._sampled = [self._index[name] for name in names]
+        self._sample_window = (start, end if names else 0)
+
+    def drain_samples(self) -> list[tuple[int, ...]]:
+        """Take the samples."""
+        samples, self._samples = self._samples, []
+        return samples
+
+    def save(self) -> bytes:
+        """Not possible here."""
+        raise EngineError("the engine pysim cannot save its state; the compiled engine can")
+
+    def restore(self, state: bytes) -> None:
+        """Not possible here."""
+        raise EngineError("the engine pysim cannot restore a state; the compiled engine can")
+
+    def close(self) -> None:
+        """Free the memory."""
+        self._ram = bytearray()
