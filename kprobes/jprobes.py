@@ -62,7 +62,7 @@ class Jprobes:
         elif isinstance(jp.entry, int):
             jp.entry_addr = jp.entry
         elif callable(jp.entry):
-            arguments(jp.entry, PtRegs(), lambda addr, n: bytes(n))
+            jp.parameters = parameters_of(jp.entry)
         else:
             raise KprobeError(errno.EINVAL, "a jprobe's entry is a Python function, a guest address or a symbol name")
         if jp.entry_addr is not None:
@@ -124,9 +124,11 @@ class Jprobes:
         """Run the Python handler on the probed function's arguments; its ``regs`` is a copy: all is undone anyway."""
         entry = mirror.jprobe.entry
         assert callable(entry)
-        positional, keywords = arguments(entry, mirror.regs.copy(), self._guest.read)
+        regs = mirror.regs.copy()
+        annotations, takes_regs = mirror.jprobe.parameters
+        arguments = [_as_type(annotation, self._argument(regs, n)) for n, annotation in enumerate(annotations)]
         with contextlib.suppress(JprobeReturn):
-            entry(*positional, **keywords)
+            entry(*arguments, **({"regs": regs} if takes_regs else {}))
 
     def is_return(self, mirror: Mirror, addr: int) -> bool:
         """Whether this int3 is jprobe_return's."""
@@ -157,6 +159,12 @@ class Jprobes:
         if mirror.stack:
             self._guest.write(regs.sp, mirror.stack)
 
+    def _argument(self, regs: PtRegs, n: int) -> int:
+        """Return the ``n``-th argument at a function's first instruction."""
+        if n < len(ARGUMENT_REGISTERS):
+            return regs.argument(n)
+        return int.from_bytes(self._guest.read(regs.stack_argument(n), 8), "little")
+
     def _stack(self, cpu: int, sp: int) -> bytes:
         """Return the stack from ``sp`` up: 64 bytes, or what is left of it (MIN_STACK_SIZE)."""
         size = min(MAX_STACK_SIZE, max(0, self._guest.stack_end(cpu, sp) - sp))
@@ -171,35 +179,30 @@ def kprobe_of(probe: Kprobe | Jprobe) -> Kprobe:
     return probe.kp if isinstance(probe, Jprobe) else probe
 
 
-def arguments(
-    entry: Callable[..., object], regs: PtRegs, read: Callable[[int, int], bytes],
-) -> tuple[list[object], dict[str, PtRegs]]:
-    """Return what to call a Python handler with: arguments by the C ABI, and ``regs`` if it has that keyword.
+def parameters_of(entry: Callable[..., object]) -> tuple[tuple[object, ...], bool]:
+    """Return the annotations of a Python handler's parameters, one for each argument, and whether it takes ``regs``.
 
     Raise ``KprobeError`` (EINVAL) when the signature does not say how many arguments the function has.
     """
     try:
-        signature = inspect.signature(entry, eval_str=True)
-    except NameError:  # an annotation that cannot be evaluated is no type of ours
         signature = inspect.signature(entry)
     except (ValueError, TypeError) as exc:
         raise KprobeError(errno.EINVAL, (
             f"the parameters of the jprobe's handler {entry!r} cannot be seen ({exc}); wrap it in a def")) from exc
-    positional: list[object] = []
-    keywords: dict[str, PtRegs] = {}
+    with contextlib.suppress(Exception):  # annotations may be any text, such as C declarations
+        signature = inspect.signature(entry, eval_str=True)
+    annotations: list[object] = []
+    takes_regs = False
     for parameter in signature.parameters.values():
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-            n = len(positional)
-            value = (regs.argument(n) if n < len(ARGUMENT_REGISTERS)
-                     else int.from_bytes(read(regs.stack_argument(n), 8), "little"))
-            positional.append(_as_type(parameter.annotation, value))
+            annotations.append(parameter.annotation)
         elif parameter.kind is parameter.KEYWORD_ONLY and parameter.name == "regs":
-            keywords["regs"] = regs
+            takes_regs = True
         elif parameter.kind is not parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
             raise KprobeError(errno.EINVAL, (
                 f"the jprobe's handler {entry!r} has the parameter '{parameter}', but its parameters are the probed "
                 "function's arguments, one name each, and optionally a keyword-only 'regs'"))
-    return positional, keywords
+    return tuple(annotations), takes_regs
 
 
 def _as_type(annotation: object, value: int) -> object:

@@ -101,6 +101,7 @@ class Jprobe:
     addr: int | None = None
     kp: Kprobe = field(init=False)
     entry_addr: int | None = field(default=None, init=False)  #: the guest address of a guest handler
+    parameters: tuple[tuple[object, ...], bool] = field(default=((), False), init=False, repr=False)  #: of a Python one
 
     def __post_init__(self) -> None:
         self.kp = Kprobe(self.symbol_name, self.offset, self.addr)
