@@ -42,7 +42,7 @@ class Fetch(Component):
     queue_page_valid: Out(1)  #: bytes from ``queue_page`` on are held or on their way
     queue_page: Out(20)  #: physical page of ``pc``
     fetch_page_valid: Out(1)  #: ``fetch_page`` is; the bytes held lie in these two pages and in no other
-    fetch_page: Out(20)  #: physical page of the newest line requested, in this cycle or before
+    fetch_page: Out(20)  #: physical page of the newest line requested before this cycle
 
     def __init__(self, ram_bytes: int, queue_bytes: int = 2 * LINE):
         if ram_bytes % 4096 or not 0 < ram_bytes <= DEVICE_VIRT - HIGH_BASE:
@@ -79,8 +79,6 @@ class Fetch(Component):
                 (redirect.valid | (started & room)) & (outstanding != _IN_FLIGHT) & _is_mapped(address, self._ram_bytes)
             ),
             self.bus.req_addr.eq(Cat(Const(0, 4), address[4:31])),
-            self.fetch_page.eq(Mux(self.bus.req_valid, address[12:31], last_page)),
-            self.fetch_page_valid.eq((live != 0) | (count != 0) | self.bus.req_valid),
             asked.eq(self.bus.req_valid & self.bus.req_ready),
         ]
 
@@ -102,6 +100,8 @@ class Fetch(Component):
             self.fault.addr.eq(next_pc),
             self.queue_page.eq(self.pc[12:31]),
             self.queue_page_valid.eq((live != 0) | (count != 0)),
+            self.fetch_page.eq(last_page),
+            self.fetch_page_valid.eq(self.queue_page_valid),
         ]
 
         # --- registers

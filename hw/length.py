@@ -36,6 +36,20 @@ class _Prefixes(data.Struct):
     seg: Override
 
 
+#: What a legacy prefix does: byte, field of `_Prefixes`, value. The other four mean nothing.
+_EFFECTS = (
+    (0x66, "opsize", 1),
+    (0x67, "asize", 1),
+    (0xF0, "lock", 1),
+    (0xF2, "rep", Rep.F2),
+    (0xF3, "rep", Rep.F3),
+    (0x64, "seg", Override.FS),
+    (0x65, "seg", Override.GS),
+)
+
+_TOO_LONG = Fault.const(dict(valid=1, vector=Vector.GP, kind=EventClass.FAULT, has_error=1))
+
+
 def _rom() -> list[dict]:
     rows = []
     for index in range(1024):
@@ -53,10 +67,6 @@ def _is_rex(byte):
     return byte[4:8] == 4
 
 
-def _sign_extend(value, width: int):
-    return Cat(value, value[-1].replicate(width - len(value)))
-
-
 class Length(Component):
     """Takes one instruction a cycle from the window; each legacy prefix beyond the first takes a cycle of its own.
 
@@ -64,8 +74,8 @@ class Length(Component):
     ``o.ready`` and ``kill``; ``o`` comes from registers, one cycle later.
 
     An instruction that cannot be completed because fetching faulted, or that is longer than 15 bytes, goes on as an
-    `Insn` with that `Fault`; after it nothing follows until ``kill``. An undefined opcode ends with its opcode byte: the
-    decoder refuses it.
+    `Insn` with that `Fault`; after it nothing follows until ``kill``. An undefined opcode ends with its opcode byte:
+    the decoder refuses it.
     """
 
     window: In(128)  #: byte 0 is the next instruction byte
@@ -87,67 +97,49 @@ class Length(Component):
         # One legacy prefix and one REX.
         m.submodules.front = front = Module()
         byte0, byte1 = self.window[0:8], self.window[8:16]
-        legacy = Signal()
-        rex = Signal(4)
+        prefixes = Signal(_Prefixes)  # those taken earlier and this one
         has_rex = Signal()
+        rex = Signal(4)
         lead = Signal(2)  # bytes before the opcode
         body = Signal(120)  # from the opcode on
-        prefixes = Signal(_Prefixes)
-        rex_byte = Mux(_is_legacy(byte0), byte1, byte0)
-        front.d.comb += [
-            legacy.eq(_is_legacy(byte0)),
-            has_rex.eq(_is_rex(rex_byte)),
-            rex.eq(Mux(_is_rex(rex_byte), rex_byte[0:4], 0)),
-            lead.eq(_is_legacy(byte0) + _is_rex(rex_byte)),
-            body.eq(self.window >> Cat(Const(0, 3), (_is_legacy(byte0) + _is_rex(rex_byte))[0:2])),
-            prefixes.eq(state),
-        ]
+        front.d.comb += prefixes.eq(state)
         with front.Switch(byte0):
-            with front.Case(0x66):
-                front.d.comb += prefixes.opsize.eq(1)
-            with front.Case(0x67):
-                front.d.comb += prefixes.asize.eq(1)
-            with front.Case(0xF0):
-                front.d.comb += prefixes.lock.eq(1)
-            with front.Case(0xF2):
-                front.d.comb += prefixes.rep.eq(Rep.F2)
-            with front.Case(0xF3):
-                front.d.comb += prefixes.rep.eq(Rep.F3)
-            with front.Case(0x64):
-                front.d.comb += prefixes.seg.eq(Override.FS)
-            with front.Case(0x65):
-                front.d.comb += prefixes.seg.eq(Override.GS)
+            for byte, field, value in _EFFECTS:
+                with front.Case(byte):
+                    front.d.comb += prefixes[field].eq(value)
+        with front.If(_is_legacy(byte0)):
+            with front.If(_is_rex(byte1)):
+                front.d.comb += [has_rex.eq(1), rex.eq(byte1[0:4]), lead.eq(2), body.eq(self.window[16:])]
+            with front.Else():
+                front.d.comb += [lead.eq(1), body.eq(self.window[8:])]
+        with front.Elif(_is_rex(byte0)):
+            front.d.comb += [has_rex.eq(1), rex.eq(byte0[0:4]), lead.eq(1), body.eq(self.window[8:])]
+        with front.Else():
+            front.d.comb += body.eq(self.window)
 
-        # The opcode, behind its escape bytes.
+        # The opcode, behind its escape bytes; or one more prefix where it should be.
         m.submodules.opcode = opcode = Module()
         m.submodules.rom = rom = Memory(shape=_Attributes, depth=1024, init=_rom())
         lookup = rom.read_port(domain="comb")
-        another = Signal()  # not an opcode but one more prefix
-        map_ = Signal(2)
+        another = Signal()
+        base = Signal(3)  # bytes up to the opcode, with it
         tail = Signal(96)  # what follows the opcode
-        byte = Signal(8)
-        base = Signal(3)  # bytes up to the opcode
-        escaped = body[0:8] == 0x0F
-        twice = escaped & body[8:16].matches(0x38, 0x3A)
-        opcode.d.comb += another.eq(_is_legacy(body[0:8]) | _is_rex(body[0:8]))
-        with opcode.If(twice):
-            opcode.d.comb += [map_.eq(Cat(body[9], 1)), byte.eq(body[16:24]), tail.eq(body[24:]), base.eq(lead + 3)]
-            opcode.d.comb += lookup.addr.eq(Cat(body[16:24], body[9], 1))
-        with opcode.Elif(escaped):
-            opcode.d.comb += [map_.eq(1), byte.eq(body[8:16]), tail.eq(body[16:]), base.eq(lead + 2)]
-            opcode.d.comb += lookup.addr.eq(Cat(body[8:16], Const(1, 2)))
+        opcode.d.comb += another.eq((lead != 0) & (_is_legacy(body[0:8]) | _is_rex(body[0:8])))
+        with opcode.If(body[0:8] != 0x0F):
+            opcode.d.comb += [lookup.addr.eq(body[0:8]), tail.eq(body[8:]), base.eq(lead + 1)]
+        with opcode.Elif(body[8:16].matches(0x38, 0x3A)):
+            opcode.d.comb += [lookup.addr.eq(Cat(body[16:24], body[9], 1)), tail.eq(body[24:]), base.eq(lead + 3)]
         with opcode.Else():
-            opcode.d.comb += [map_.eq(0), byte.eq(body[0:8]), tail.eq(body[8:]), base.eq(lead + 1)]
-            opcode.d.comb += lookup.addr.eq(body[0:8])
-
-        # ModRM, SIB, displacement and immediate: how long each is.
-        m.submodules.sizes = sizes = Module()
+            opcode.d.comb += [lookup.addr.eq(Cat(body[8:16], 1)), tail.eq(body[16:]), base.eq(lead + 2)]
         what = lookup.data
+
+        # Sizes of what follows it.
+        m.submodules.sizes = sizes = Module()
+        mod, rm = tail[6:8], tail[0:3]
+        half = prefixes.opsize & ~rex[3]
         has_sib = Signal()
         disp_size = Signal(3)
         imm_size = Signal(4)
-        mod, rm = tail[6:8], tail[0:3]
-        half = prefixes.opsize & ~rex[3]
         with sizes.If(what.modrm):
             sizes.d.comb += has_sib.eq((mod != 3) & (rm == 4))
             with sizes.Switch(mod):
@@ -168,31 +160,33 @@ class Length(Component):
             with sizes.Case(_CLASSES.index("a")):
                 sizes.d.comb += imm_size.eq(Mux(prefixes.asize, 4, 8))
 
-        # Is it all here?
+        m.submodules.sum = sum_ = Module()
+        middle = Signal(3)  # bytes from ModRM to the displacement
         total = Signal(range(32))
-        need = Signal(range(16))  # bytes that must be here to decide
-        too_long = Signal()
-        done = Signal()  # a whole instruction, or one that is too long
-        step = Signal()  # one more prefix taken into the state
-        broken = Signal()  # the bytes end before the instruction does
-        emit = Signal()
+        sum_.d.comb += [
+            middle.eq(what.modrm + has_sib + disp_size),
+            total.eq(Mux(another, lead + 2, base + what.modrm + has_sib + disp_size + imm_size)),
+        ]
+
+        # Is it all here? If not all of it ever can be, it goes on with a fault.
+        m.submodules.decide = decide = Module()
         room = ~taken  # bytes the instruction may still have: 15 - taken
-        m.d.comb += total.eq(Mux(another, lead + 2, base + what.modrm + has_sib + disp_size + imm_size))
-        m.d.comb += [
-            too_long.eq(total > room),
-            need.eq(Mux(total > room, room, total)),
-        ]
-        live = ~self.kill & ~stopped
         free = ~self.o.valid | self.o.ready
-        m.d.comb += [
-            done.eq(live & (self.avail >= need) & (too_long | ~another)),
-            step.eq(live & another & ~too_long & (self.avail > lead)),
-        ]
-        m.d.comb += [
-            broken.eq(live & ~done & ~step & self.fault.valid),
-            emit.eq((done | broken) & free),
-            self.consume.eq(Mux(done, Mux(free, need, 0), Mux(step, lead, 0))),
-        ]
+        size = Signal(range(16))  # bytes that go on
+        emit = Signal()
+        step = Signal()  # one more prefix goes into the state
+        too_long = Signal()
+        broken = Signal()
+        with decide.If(self.kill | stopped):
+            pass
+        with decide.Elif(another & (total <= room) & (self.avail > lead)):
+            decide.d.comb += [step.eq(1), self.consume.eq(lead)]
+        with decide.Elif((total > room) & (self.avail >= room)):
+            decide.d.comb += [emit.eq(free), too_long.eq(1), size.eq(room), self.consume.eq(Mux(free, room, 0))]
+        with decide.Elif((self.avail >= total) & ~another):
+            decide.d.comb += [emit.eq(free), size.eq(total), self.consume.eq(Mux(free, total, 0))]
+        with decide.Elif(self.fault.valid):
+            decide.d.comb += [emit.eq(free), broken.eq(1), size.eq(self.avail)]
 
         # Registers.
         insn = self.o.payload
@@ -207,8 +201,6 @@ class Length(Component):
                 early.eq(early | (self._first(lead) << Cat(Const(0, 3), taken))),
             ]
         with m.If(emit):
-            size = Mux(done, need, self.avail[0:4])
-            at = Mux(what.modrm, has_sib + disp_size + 1, 0)
             m.d.sync += [
                 self.o.valid.eq(1),
                 stopped.eq(broken | too_long),
@@ -216,12 +208,10 @@ class Length(Component):
                 insn.next_pc.eq(self.pc + size),
                 insn.length.eq(taken + size),
                 insn.bytes.eq(early | (self._first(size) << Cat(Const(0, 3), taken))),
-                insn.map.eq(map_),
-                insn.opcode.eq(byte),
+                insn.map.eq(lookup.addr[8:10]),
+                insn.opcode.eq(lookup.addr[0:8]),
                 insn.modrm.eq(Mux(what.modrm, tail[0:8], 0)),
                 insn.sib.eq(Mux(has_sib, tail[8:16], 0)),
-                insn.disp.eq(self._disp(Mux(has_sib, tail[16:48], tail[8:40]), disp_size)),
-                insn.imm.eq(self._imm(tail >> Cat(Const(0, 3), at), imm_size, what.unsigned)),
                 insn.rex.eq(rex),
                 insn.has_rex.eq(has_rex),
                 insn.opsize.eq(prefixes.opsize),
@@ -229,12 +219,26 @@ class Length(Component):
                 insn.lock.eq(prefixes.lock),
                 insn.rep.eq(prefixes.rep),
                 insn.seg.eq(prefixes.seg),
-                insn.fault.eq(Mux(broken, self.fault.as_value(), 0)),
+                insn.fault.eq(0),
             ]
-            with m.If(done & too_long):
-                m.d.sync += insn.fault.eq(
-                    Fault.const(dict(valid=1, vector=Vector.GP, kind=EventClass.FAULT, has_error=1))
-                )
+            with m.Switch(disp_size):
+                with m.Case(1):
+                    m.d.sync += insn.disp.eq(Mux(has_sib, tail[16:24], tail[8:16]).as_signed())
+                with m.Case(4):
+                    m.d.sync += insn.disp.eq(Mux(has_sib, tail[16:48], tail[8:40]))
+                with m.Default():
+                    m.d.sync += insn.disp.eq(0)
+            with m.Switch(imm_size):
+                for bytes_ in (1, 2, 3, 4, 8):
+                    raw = (tail >> Cat(Const(0, 3), middle))[: 8 * bytes_]
+                    with m.Case(bytes_):
+                        m.d.sync += insn.imm.eq(raw if bytes_ in (3, 8) else Mux(what.unsigned, raw, raw.as_signed()))
+                with m.Default():
+                    m.d.sync += insn.imm.eq(0)
+            with m.If(too_long):
+                m.d.sync += insn.fault.eq(_TOO_LONG)
+            with m.Elif(broken):
+                m.d.sync += insn.fault.eq(self.fault)
         with m.If(self.kill):
             m.d.sync += [self.o.valid.eq(0), stopped.eq(0)]
         return m
@@ -242,14 +246,3 @@ class Length(Component):
     def _first(self, count):
         """The first `count` bytes of the window; the others 0."""
         return self.window[0:120] & ~(Const((1 << 120) - 1, 120) << Cat(Const(0, 3), count))
-
-    def _disp(self, raw, size):
-        return Mux(size[2], raw, Mux(size[0], _sign_extend(raw[0:8], 32), 0))
-
-    def _imm(self, raw, size, unsigned):
-        """The immediate at the start of `raw`: 0, 1, 2, 3, 4 or 8 bytes, extended to 64 bits."""
-        signed = Mux(size[1], _sign_extend(raw[0:16], 64), Mux(size[0], _sign_extend(raw[0:8], 64), 0))
-        plain = Mux(size[1], Mux(size[0], raw[0:24], raw[0:16]), Mux(size[0], raw[0:8], 0))
-        small = Mux(unsigned | (size[0:2] == 3), plain, signed)
-        word = Mux(unsigned, raw[0:32], _sign_extend(raw[0:32], 64))
-        return Mux(size[3], raw[0:64], Mux(size[2], word, small))

@@ -14,7 +14,11 @@ def siblings(row: Row) -> list[Row]:
     return [other for other in TABLE if other.map == row.map and set(other.opcodes()) & set(row.opcodes())]
 
 
-def instance(rng: Random, row: Row, *, prefixes=(0x66, 0x67, 0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65), dead_rex=True) -> bytes:
+#: Prefixes that change no row: sizes and segments.
+PLAIN = (0x66, 0x67, 0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65)
+
+
+def instance(rng: Random, row: Row, *, prefixes: tuple[int, ...] = PLAIN, dead_rex: bool = True) -> bytes:
     """Bytes that the reference finds this row for, never longer than 15."""
     taken = {other.prefix for other in siblings(row)} - {None, row.prefix}
     while True:
@@ -53,8 +57,7 @@ def _modrm(rng: Random, row: Row) -> bytes:
 
 
 def _immediate(rng: Random, size: int) -> bytes:
-    fill = rng.choice((0x00, 0xFF, None))
-    return bytes(rng.randrange(256) if fill is None else fill for _ in range(size)) if rng.random() < 0.3 else rng.randbytes(size)
+    return rng.choice((b"\x00" * size, b"\xff" * size, *(rng.randbytes(size) for _ in range(6))))
 
 
 def near_miss(rng: Random, row: Row) -> bytes:
