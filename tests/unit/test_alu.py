@@ -6,8 +6,8 @@ from tests.unit.opbench import cases, check_reference, check_unit
 
 
 def test_unit():
-    check_unit(Alu(), cases(ALU, range(4), 150, "alu"))
+    check_unit(Alu(), cases(ALU, range(4), 400, "alu"))
 
 
 def test_reference(tmp_path):
-    check_reference(list(cases(ALU, range(4), 2000, "alu")), tmp_path)
+    check_reference(list(cases(ALU, range(4), 1000, "alu")), tmp_path)

@@ -25,7 +25,7 @@ def scans():
 
 
 def test_unit_random():
-    check_unit(Bits(), cases(BITS, range(1, 4), 200, "bits"))
+    check_unit(Bits(), cases(BITS, range(1, 4), 500, "bits"))
 
 
 def test_unit_scans():
@@ -39,4 +39,4 @@ def test_bit_offset_of_bytes():
 
 def test_reference(tmp_path):
     on_host = [op for op in BITS if op is not Op.BITOFF]
-    check_reference([*cases(on_host, range(1, 4), 2000, "bits"), *scans()], tmp_path)
+    check_reference([*cases(on_host, range(1, 4), 1000, "bits"), *scans()], tmp_path)

@@ -152,5 +152,5 @@ def test_sequences_and_flushes():
 
 
 def test_reference(tmp_path):
-    todo = [*cases([Op.IMUL2], range(1, 4), 2000, "imul2"), *cases(WIDENING, range(4), 2000, "mul")]
-    check_reference([*todo, *divisions(2000, "div")], tmp_path)
+    todo = [*cases([Op.IMUL2], range(1, 4), 1000, "imul2"), *cases(WIDENING, range(4), 1000, "mul")]
+    check_reference([*todo, *divisions(1000, "div")], tmp_path)

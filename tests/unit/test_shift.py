@@ -21,8 +21,8 @@ def every_count():
 
 
 def test_unit_random():
-    check_unit(Shifter(), cases(SINGLE, range(4), 120, "shift"))
-    check_unit(Shifter(), cases(DOUBLE, range(1, 4), 120, "double shift"))
+    check_unit(Shifter(), cases(SINGLE, range(4), 400, "shift"))
+    check_unit(Shifter(), cases(DOUBLE, range(1, 4), 400, "double shift"))
 
 
 def test_unit_every_count():
@@ -44,5 +44,5 @@ def test_disabled():
 
 
 def test_reference(tmp_path):
-    todo = [*cases(SINGLE, range(4), 1200, "shift"), *cases(DOUBLE, range(1, 4), 1200, "double shift"), *every_count()]
+    todo = [*cases(SINGLE, range(4), 4000, "shift"), *cases(DOUBLE, range(1, 4), 4000, "double shift"), *every_count()]
     check_reference(todo, tmp_path)
