@@ -23,7 +23,7 @@ from kprobes.insn import BREAKPOINT
 from kprobes.jprobes import Jprobes, Mirror
 from kprobes.port import Guest, GuestMemoryError, Observer, Phase, ProbeEvent, Trap
 from kprobes.probes import Kprobe, Status
-from kprobes.ptregs import DR6_B, DR6_BS, FAULTS, MASK64, TF_IF, Flag, PtRegs, Vector
+from kprobes.ptregs import DR6_B, DR6_BS, FAULTS, MASK64, TF, TF_IF, PtRegs, Vector
 from kprobes.step import Site, enter_slot, leave_slot, rewind
 
 _INT3, _INT_3 = bytes([BREAKPOINT]), b"\xcd\x03"
@@ -199,7 +199,7 @@ class Handlers:
             return False
         leave_slot(site, regs, hit.old_flags, self._guest)
         others = trap.dr6 is not None and bool(trap.dr6 & DR6_B)
-        stepped_by_others = bool(hit.old_flags & Flag.TF)
+        stepped_by_others = bool(hit.old_flags & TF)
         if trap.dr6 is not None and not stepped_by_others:
             trap.dr6 &= ~DR6_BS
         if hit.status is Status.HIT_SS:

@@ -15,7 +15,7 @@ from functools import lru_cache
 import capstone
 from capstone import x86
 
-from kprobes.ptregs import TF_IF, Flag
+from kprobes.ptregs import IF, TF_IF
 
 MAX_INSN_SIZE = 15
 BREAKPOINT = 0xCC
@@ -184,7 +184,7 @@ def _classify(head: Opcode, rest: bytes) -> tuple[Fixup, int, int]:
         case 0x9D:
             return Fixup.MOVE_IP, 8, TF_IF
         case 0xFA | 0xFB:
-            return Fixup.MOVE_IP, 8, int(Flag.IF)
+            return Fixup.MOVE_IP, 8, IF
         case _:
             return Fixup.MOVE_IP, 8, 0
 

@@ -29,6 +29,12 @@ from kprobes.ptregs import ARGUMENT_REGISTERS, TF_IF, PtRegs
 #: How much of the stack above sp a handler may change without effect (the callee owns its arguments there).
 MAX_STACK_SIZE = 64
 
+#: The types of ctypes that are integers. Its pointers are not: they would be followed in the host's memory.
+_C_INTEGERS = (
+    ctypes.c_byte, ctypes.c_ubyte, ctypes.c_short, ctypes.c_ushort, ctypes.c_int, ctypes.c_uint, ctypes.c_long,
+    ctypes.c_ulong, ctypes.c_longlong, ctypes.c_ulonglong,
+)
+
 #: What the runtime's text page holds: three int3s, told apart by their address.
 _ENTRY, _RETURN, _MISSED = 0, 1, 2
 
@@ -212,6 +218,6 @@ def _as_type(annotation: object, value: int) -> object:
     if isinstance(annotation, type):
         if issubclass(annotation, CInteger):
             return annotation(value)
-        if issubclass(annotation, ctypes._SimpleCData):
-            return annotation.from_buffer_copy(value.to_bytes(8, "little")).value
+        if annotation in _C_INTEGERS:
+            return annotation(value).value
     return value

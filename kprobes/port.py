@@ -57,7 +57,10 @@ class Symbols(Protocol):
 
 
 class Guest(Protocol):
-    """What the outside must supply. Addresses are guest virtual addresses, unsigned 64-bit."""
+    """What the outside must supply. Addresses are guest virtual addresses, unsigned 64-bit.
+
+    Guest code that is probed must be compiled with -mno-red-zone, as kernels are: a trap's frame lies right below sp.
+    """
 
     @property
     def cpus(self) -> int:

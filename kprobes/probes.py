@@ -86,8 +86,9 @@ class Jprobe:
     the stack from ``sp`` up, are put back and the function runs as if nothing had happened.
 
     * A Python function's parameters are the arguments by the C ABI, as unsigned 64-bit integers, or as the annotated
-      type when that is one of ``kprobes.ctypes_like`` (``s32``, ``u8``, ...), of ``ctypes``, or bool. A keyword-only
-      parameter ``regs`` receives the registers. It may end with ``jprobe_return()`` as in C; returning means the same.
+      type when that is one of ``kprobes.ctypes_like`` (``s32``, ``u8``, ...), an integer of ``ctypes``, or bool. A
+      keyword-only parameter ``regs`` receives the registers. It may end with ``jprobe_return()`` as in C; returning
+      means the same.
     * A guest function must end in ``jprobe_return``: the guest's symbol of that name, or ``Kprobes.jprobe_return``.
       ``sp`` is forced back there, so it may have pushed and called. One that returns instead is caught as it does, as a
       ``KprobePanic``: while it runs, the return address on the stack is the runtime's.

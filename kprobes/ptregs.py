@@ -7,8 +7,9 @@ two are written twice on purpose, as a CPU and a kernel do, and a test keeps the
 from __future__ import annotations
 
 import struct
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from enum import IntEnum, IntFlag
+from operator import attrgetter
 
 MASK64 = (1 << 64) - 1
 
@@ -34,14 +35,12 @@ class Vector(IntEnum):
     AC = 17
     MC = 18
     XM = 19
-    VE = 20
-    CP = 21
 
 
 #: Exceptions of fault class: the saved ip is that of the instruction that failed, and it may be restarted.
 FAULTS = frozenset({
     Vector.DE, Vector.BR, Vector.UD, Vector.NM, Vector.TS, Vector.NP, Vector.SS, Vector.GP, Vector.PF, Vector.MF,
-    Vector.AC, Vector.XM, Vector.VE, Vector.CP,
+    Vector.AC, Vector.XM,
 })
 
 
@@ -67,8 +66,9 @@ class Flag(IntFlag):
     ID = 1 << 21
 
 
-#: The two bits that stepping out of line has to borrow and give back.
-TF_IF = int(Flag.TF | Flag.IF)
+#: The two bits that stepping out of line has to borrow and give back, as plain numbers, which registers hold.
+TF, IF = int(Flag.TF), int(Flag.IF)
+TF_IF = TF | IF
 
 #: DR6 bits: a single step (BS), and the four address matches (B0 to B3).
 DR6_BS = 1 << 14
@@ -110,7 +110,7 @@ class PtRegs:
 
     def pack(self) -> bytes:
         """Return the 168 bytes of the guest's ``pt_regs``; values are taken modulo 2**64, as registers are."""
-        return _LAYOUT.pack(*(value & MASK64 for value in astuple(self)))
+        return _LAYOUT.pack(*[value & MASK64 for value in _values(self)])
 
     @classmethod
     def unpack(cls, data: bytes) -> PtRegs:
@@ -121,7 +121,7 @@ class PtRegs:
 
     def copy(self) -> PtRegs:
         """Return an independent copy."""
-        return PtRegs(*astuple(self))
+        return PtRegs(*_values(self))
 
     def assign(self, other: PtRegs) -> None:
         """Take every value of ``other``."""
@@ -165,4 +165,5 @@ class PtRegs:
 
 #: Field names in memory order.
 FIELDS = tuple(field.name for field in fields(PtRegs))
+_values = attrgetter(*FIELDS)
 _LAYOUT = struct.Struct(f"<{len(FIELDS)}Q")

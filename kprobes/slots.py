@@ -26,7 +26,7 @@ def distance(a: int, b: int) -> int:
 @dataclass(slots=True)
 class _Page:
     start: int
-    used: dict[int, bool] = field(default_factory=dict)  # slot number -> whether it was filled
+    used: dict[int, bool] = field(default_factory=dict[int, bool])  # slot number -> whether it was filled
     fresh: bool = True  # no slot of it was ever kept
 
 

@@ -21,7 +21,7 @@ from kprobes.errors import KprobeError
 from kprobes.insn import Fixup, Insn
 from kprobes.port import Guest
 from kprobes.probes import Kprobe
-from kprobes.ptregs import MASK64, TF_IF, Flag, PtRegs
+from kprobes.ptregs import IF, MASK64, TF, TF_IF, PtRegs
 from kprobes.slots import distance
 
 
@@ -70,7 +70,7 @@ def displaced(insn: Insn, slot: int) -> bytes:
 def enter_slot(site: Site, regs: PtRegs) -> None:
     """Make the return from the trap execute the copy, and only that."""
     regs.ip = site.slot
-    regs.flags = (regs.flags | Flag.TF) & ~int(Flag.IF)
+    regs.flags = (regs.flags | TF) & ~IF
 
 
 def leave_slot(site: Site, regs: PtRegs, old_flags: int, guest: Guest) -> None:

@@ -157,6 +157,9 @@ class Cpu:
         elif name.startswith("j") and len(ops) == 1 and name not in ("jmp", "jrcxz", "jecxz", "jrcxz"):
             if condition(name[1:], self.regs.flags):
                 self.next = ops[0].imm & MASK64
+        elif name.startswith("cmov"):
+            value = self.load(ops[1])
+            self.store(ops[0], value if condition(name[4:], self.regs.flags) else self.load(ops[0]))
         elif name.startswith("set"):
             self.store(ops[0], condition(name[3:], self.regs.flags))
         else:
@@ -271,6 +274,28 @@ class Cpu:
 
     def _shr(self, d, s):
         self.store(d, self.flags(self.load(d) >> (self.load(s) & 63), d.size))
+
+    def _sar(self, d, s):
+        value = self.load(d)
+        value -= value >> 8 * d.size - 1 << 8 * d.size
+        self.store(d, self.flags(value >> (self.load(s) & 63), d.size))
+
+    def _adc(self, d, s, operation="+"):
+        carry = self.regs.flags & CF
+        a, b = self.load(d), self.load(s) & ((1 << 8 * d.size) - 1)
+        self._put(d, a, b + carry, operation)
+
+    def _sbb(self, d, s):
+        self._adc(d, s, "-")
+
+    def _mul(self, s):
+        assert s.size == 8
+        product = self.regs.ax * self.load(s)
+        self.regs.ax, self.regs.dx = product & MASK64, product >> 64
+
+    def _cdqe(self):
+        low = self.regs.ax & 0xFFFFFFFF
+        self.regs.ax = low - (low >> 31 << 32) & MASK64
 
     def _xchg(self, d, s):
         a, b = self.load(d), self.load(s)

@@ -37,7 +37,8 @@ def assemble(source, text=TEXT, data=DATA):
             assert done.returncode == 0, done.stderr
         with (root / "a.elf").open("rb") as file:
             elf = ELFFile(file)
-            sections = [(s["sh_addr"], s.data()) for s in elf.iter_sections() if s["sh_flags"] & 2 and s["sh_size"]]
+            sections = [(s["sh_addr"], s.data(), bool(s["sh_flags"] & 4))
+                        for s in elf.iter_sections() if s["sh_flags"] & 2 and s["sh_size"]]
             table = elf.get_section_by_name(".symtab").iter_symbols()
             symbols = [Symbol(s.name, s["st_value"], s["st_size"]) for s in table
                        if s.name and s["st_info"]["type"] in ("STT_FUNC", "STT_OBJECT", "STT_NOTYPE")]
@@ -121,10 +122,10 @@ class FakeMachine:
         sections, symbols = assemble(source, text)
         self.memory = Memory()
         self.text = []
-        for addr, data in sections:
+        for addr, data, executable in sections:
             self.memory.map(addr, len(data))
             self.memory.poke(addr, data)
-            if addr != DATA:
+            if executable:
                 self.text.append((addr, addr + len(data)))
         self.memory.map(STACK - STACK_SIZE * cpus, STACK_SIZE * cpus)
         self.symbols = SymbolTable(symbols)

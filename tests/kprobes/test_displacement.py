@@ -56,7 +56,7 @@ def rip_relative(draw):
     return bytes(code), at, disp
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(rip_relative(), st.integers(-(1 << 31), 1 << 31), st.binary(min_size=15, max_size=15))
 def test_rewrite_keeps_the_target_and_everything_else(generated, delta, tail):
     code, at, disp = generated
@@ -117,7 +117,7 @@ def test_other_operands_are_left_alone(code):
     assert insn.rip_disp is None and displaced(insn, TEXT + 1000) == data
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(st.binary(min_size=1, max_size=15))
 def test_random_bytes_decode_or_are_refused(data):
     try:

@@ -433,7 +433,8 @@ def test_fault_in_a_guest_handler(m):
     (s8, 0x1FF, -1), (s16, 0x18000, -0x8000), (s32, 0xFFFFFFFFFFFFFFFE, -2), (s64, 2**64 - 3, -3),
     (u8, 0x1FF, 0xFF), (u16, 0x12345, 0x2345), (u32, 2**64 - 1, 2**32 - 1), (u64, 2**64 - 1, 2**64 - 1),
     (int, 2**64 - 1, 2**64 - 1), (bool, 0x100, False), (bool, 0x101, True), (ctypes.c_int, 2**64 - 2, -2),
-    (ctypes.c_uint8, 0x1FF, 0xFF), ("s32", 2**32 - 1, -1), ("struct sk_buff *", 2**64 - 1, 2**64 - 1),
+    (ctypes.c_uint8, 0x1FF, 0xFF), (ctypes.c_char_p, 5, 5), (ctypes.c_size_t, 7, 7),
+     ("s32", 2**32 - 1, -1), ("struct sk_buff *", 2**64 - 1, 2**64 - 1),
 ])
 def test_parameter_types(m, annotation, value, expected):
     seen = []

@@ -1,5 +1,7 @@
 """Every kind of instruction, stepped out of line, does what it does in place (scenarios I01 to I55)."""
 
+import subprocess
+
 import pytest
 
 from kprobes import Kprobe
@@ -395,3 +397,71 @@ def test_every_instruction_of_compiled_code():
 def test_mistakes_of_the_guest_stay_the_guests():
     with pytest.raises(UnhandledTrap):
         run(func("nop\nud2"), probes=())
+
+
+C_SOURCE = r"""
+struct node { struct node *next; unsigned long key; unsigned char bytes[16]; };
+static struct node nodes[8];
+static unsigned long table[4] = { 3, 5, 7, 11 };
+static unsigned long mix(unsigned long a, unsigned long b) { return a * 31 + (b ^ (a >> 3)); }
+static unsigned long twice(unsigned long a, unsigned long b) { return mix(mix(a, b), b); }
+static unsigned long (*ways[2])(unsigned long, unsigned long) = { mix, twice };
+unsigned long target(unsigned long seed)
+{
+    struct node *list = 0;
+    unsigned long sum = 0;
+    for (int i = 0; i < 8; i++) {
+        nodes[i].next = list;
+        nodes[i].key = seed * table[i & 3] + i;
+        for (unsigned j = 0; j < 16; j++)
+            nodes[i].bytes[j] = nodes[i].key >> (j & 7);
+        list = &nodes[i];
+    }
+    for (; list; list = list->next) {
+        switch (list->key % 5) {
+        case 0: sum += 1; break;
+        case 1: sum ^= list->bytes[3]; break;
+        case 2: sum = mix(sum, list->key); break;
+        case 3: sum -= (signed char)list->bytes[1]; break;
+        default: sum += ways[list->key & 1](sum, list->bytes[2]);
+        }
+    }
+    return sum;
+}
+"""
+
+
+@pytest.mark.parametrize("optimisation", ["-O0", "-O1", "-O2", "-Os"])
+def test_every_instruction_of_what_gcc_makes(optimisation):
+    flags = [optimisation, "-mgeneral-regs-only", "-ffreestanding", "-fno-pic", "-mcmodel=kernel", "-masm=intel",
+             "-mno-red-zone",  # a trap pushes its frame right below sp, so no kernel code may use it
+             "-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-fno-jump-tables"]
+    command = ["gcc", *flags, "-S", "-x", "c", "-o", "-", "-"]
+    done = subprocess.run(command, input=C_SOURCE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    def outcome(m):
+        m.call("target", 12345, limit=100000)
+        regs, nodes = m.cpu[0].regs, m.symbols.containing(m["nodes"])
+        return regs.copy(), m.read(nodes.start, nodes.size)
+
+    plain = FakeMachine(done.stdout)
+    expected = outcome(plain)
+    functions = [s.name for s in plain.symbols._symbols if plain.is_text(s.start) and s.size]
+    places = [addr for name in functions for addr in boundaries(plain, name)]
+    assert len(places) > 50
+    m = FakeMachine(done.stdout)
+    probes = [Kprobe(addr=addr, pre_handler=lambda p, regs: 0, post_handler=lambda *a: None) for addr in places]
+    for p in probes:
+        m.kprobes.register_kprobe(p)
+    assert outcome(m) == expected
+    reached = [p for p in probes if p.hits]
+    assert len(reached) > len(probes) * 2 // 3 and not any(p.nmissed for p in probes)
+    for p in probes:
+        m.kprobes.unregister_kprobe(p)
+    for p in reached[::25]:
+        again = Kprobe(addr=p.addr)
+        m.kprobes.register_kprobe(again)
+        assert outcome(m) == expected and again.hits == p.hits
+        m.kprobes.unregister_kprobe(again)
+    assert all(m.bytes_of(name) == plain.bytes_of(name) for name in functions)
