@@ -6,12 +6,15 @@
 
 Where to look: ``port`` (the machine's side), ``probes`` (the user's side), ``checks`` and ``registry`` (registration),
 ``insn``, ``slots`` and ``step`` (out-of-line stepping), ``handlers`` (traps), ``jprobes``, ``runtime`` (all together).
-Imports go in the order port, ptregs, errors, probes, insn, slots, step, checks, registry, jprobes, handlers, runtime.
+Each module imports only from those before it: ptregs, port, errors, ctypes_like, probes, events, insn, slots, step,
+checks, registry, jprobes, handlers, runtime. Several probes at one address would extend ``step.Site``, a probe on a
+function's return would be a module beside ``jprobes``, and a faster way than stepping a branch in ``handlers._step``.
 """
 
 from kprobes.ctypes_like import s8, s16, s32, s64, u8, u16, u32, u64
 from kprobes.errors import HandlerError, KprobeError, KprobePanic
-from kprobes.port import Guest, GuestMemoryError, Phase, ProbeEvent, Symbol, Symbols, Trap
+from kprobes.events import Phase, ProbeEvent
+from kprobes.port import Guest, GuestMemoryError, Symbol, Symbols, Trap
 from kprobes.probes import Jprobe, Kprobe, KprobeFlag, jprobe_return
 from kprobes.ptregs import Flag, PtRegs, Vector
 from kprobes.runtime import Kprobes

@@ -120,7 +120,8 @@ class Checks:
         An int3 that is not ours counts as padding only where control does not fall into it. Elsewhere it is a
         debugger's, the instruction under it is unknown, and so is every boundary behind it.
         """
-        code = self.recovered(symbol.start, max(symbol.end, addr + MAX_INSN_SIZE))
+        end = min(symbol.end, (addr & -PAGE_SIZE) + 2 * PAGE_SIZE)  # by pages, so that the walk is remembered
+        code = self.recovered(symbol.start, max(end, addr + MAX_INSN_SIZE))
         before: tuple[int, int, str] | None = None
         for insn in walk(code, symbol.start):
             start, size, _ = insn

@@ -19,7 +19,10 @@ class KprobeError(OSError):
         super().__init__(code, message)
 
     def __str__(self) -> str:
-        return f"{self.strerror} ({_errno.errorcode.get(self.errno or 0, self.errno)})"
+        code = self.errno or 0
+        name = "EOPNOTSUPP" if code == _errno.EOPNOTSUPP else _errno.errorcode.get(code, str(code))
+        reason, *picture = str(self.strerror).split("\n")
+        return "\n".join([f"{reason} ({name})", *picture])
 
 
 class HandlerError(Exception):

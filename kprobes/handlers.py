@@ -19,9 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kprobes.errors import HandlerError, KprobePanic
+from kprobes.events import Observer, Phase, ProbeEvent
 from kprobes.insn import BREAKPOINT
 from kprobes.jprobes import Jprobes, Mirror
-from kprobes.port import Guest, GuestMemoryError, Observer, Phase, ProbeEvent, Trap
+from kprobes.port import Guest, GuestMemoryError, Trap
 from kprobes.probes import Kprobe, Status
 from kprobes.ptregs import DR6_B, DR6_BS, FAULTS, MASK64, TF, TF_IF, PtRegs, Vector
 from kprobes.step import Site, enter_slot, leave_slot, rewind

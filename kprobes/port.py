@@ -1,20 +1,16 @@
-"""Where the runtime meets the machine: what it needs (``Guest``), takes (``Trap``) and tells (``ProbeEvent``).
+"""Where the runtime meets the machine: what it needs (``Guest``) and what it takes (``Trap``).
 
 The machine supplies a ``Guest``, calls ``Kprobes.on_trap`` with a ``Trap`` whenever a trap reached it, and may watch
-the phases of each hit as ``ProbeEvent`` objects. Nothing else passes between the two.
+the phases of each hit (``kprobes.events``). Nothing else passes between the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from kprobes.ptregs import PtRegs
-
-if TYPE_CHECKING:
-    from kprobes.probes import Kprobe
 
 PAGE_SIZE = 4096
 
@@ -126,36 +122,3 @@ class Trap:
     error: int | None = None
     cr2: int | None = None
     dr6: int | None = None
-
-
-class Phase(StrEnum):
-    """The phases of a hit, in the order in which they can occur."""
-
-    HIT = "hit"                      # an int3 of ours, with no probe running on this cpu
-    MISS = "miss"                    # an int3 of ours inside another hit: no handlers, nmissed counted
-    PRE = "pre"                      # pre_handler has returned ``result``
-    JPROBE_ENTRY = "jprobe_entry"    # the guest leaves the trap to the jprobe's handler
-    JPROBE_RETURN = "jprobe_return"  # jprobe_return was reached; registers and stack are restored
-    STEP = "step"                    # the guest leaves the trap to the slot, with TF set
-    FAULT = "fault"                  # a fault inside the hit; ``result`` is fault_handler's, None when there is none
-    POST = "post"                    # post_handler has returned
-    RESUME = "resume"                # the hit is over; the guest continues at ``ip``
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeEvent:
-    """One phase of one hit; ``addr`` is the probed address, ``ip`` where the guest continues after this trap.
-
-    Events of one trap are given during ``on_trap``; the machine knows the cycle of that.
-    """
-
-    kind: Phase
-    cpu: int
-    probe: Kprobe
-    addr: int
-    ip: int
-    result: int | None = None
-
-
-#: An observer is called with each event; it must not raise and must not change anything.
-Observer = Callable[[ProbeEvent], object]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 
 from kprobes.errors import KprobeError
+from kprobes.events import Observer
 from kprobes.handlers import Handlers
 from kprobes.jprobes import Jprobes, kprobe_of
-from kprobes.port import Guest, Observer, Trap
+from kprobes.port import Guest, Trap
 from kprobes.probes import Jprobe, Kprobe
 from kprobes.registry import Registry
 from kprobes.step import Site
