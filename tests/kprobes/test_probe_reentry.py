@@ -22,6 +22,13 @@ func load
     mov rax, [rdi]
     ret
 endf load
+func opens
+    sti
+    nop
+    pushfq
+    pop rax
+    ret
+endf opens
 func nmi
     push rax
     call inner
@@ -73,6 +80,15 @@ def test_every_missed_instruction_is_executed(m):
     plant(m, "outer", pre_handler=lambda p, regs: results.append(m.call("inner", 8)) or 0)
     m.call("outer", 5)
     assert results == [16] and [p.nmissed for p in probes] == [1] * 5
+
+
+def test_a_missed_step_keeps_the_interrupt_flag(m):
+    plant(m, "opens", 1)
+    plant(m, "opens", 2)
+    results = []
+    plant(m, "outer", pre_handler=lambda p, regs: results.append(m.call("opens")))
+    m.call("outer", 5, flags=0)
+    assert results == [0x202] and m.cpu[0].regs.flags & 0x300 == 0
 
 
 def test_N07_third_level(m):
