@@ -12,7 +12,7 @@ from hw.isa.facts import STATUS_FLAGS, Op, SysOp, SysReg
 from hw.isa.opcodes import TABLE
 from hw.isa.routines import ROUTINES
 from hw.types import Rep
-from hw.isa.rows import LOCK, MEM, NOREXB, REG, REXB, Row, Sel, Uop, When, reads_a
+from hw.isa.rows import LOCK, MEM, NO66, NOREXB, REG, REXB, Row, Sel, Uop, When, reads_a
 
 #: `Ctl.size` of a routine row that leaves the size to the instruction.
 SIZE_OF_INSN = 8
@@ -75,6 +75,7 @@ class Ctl(data.Struct):
     lock: 1  # locked without a prefix (xchg)
     need_mem: 1
     need_reg: 1
+    no_opsize: 1
     priv: 2
     raises: 3
 
@@ -136,6 +137,7 @@ def row_word(row: Row) -> dict:
         lock=row.routine == "xchg_mem",
         need_mem="M" in row.operands or "My" in row.operands,
         need_reg=any(operand[0] == "R" and operand != "rAX" and operand != "rDX" for operand in row.operands),
+        no_opsize=NO66 in row.ok,
         priv=row.priv.value,
         raises=row.raises.value,
     )
@@ -205,7 +207,11 @@ def _groups(opcodes: dict[int, list[Row]]):
 def _lower_opcode(m: Module, ctl, insn, key, rows: list[Row]) -> None:
     plain = [row for row in rows if row.prefix is None]
     special = [row for row in rows if row.prefix is not None]
-    branches = [(insn.rep == {0xF3: Rep.F3, 0xF2: Rep.F2}[row.prefix], [row]) for row in special]
+    prefixes = {0xF3: Rep.F3, 0xF2: Rep.F2}
+    branches = [
+        (insn.rep == prefixes[prefix], [row for row in special if row.prefix == prefix])
+        for prefix in sorted({row.prefix for row in special})
+    ]
     for i, (condition, group) in enumerate(branches):
         with m.If(condition) if i == 0 else m.Elif(condition):
             _lower_group(m, ctl, key, group)

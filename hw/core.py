@@ -187,19 +187,19 @@ class Core(Component):
         with m.If(w.out_valid):
             m.d.comb += [self.io.port.eq(w.out_port), self.io.size.eq(w.out_size)]
 
-        self._code_pages(m, f, (d, a, mem, x), w)
+        self._code_pages(m, f, (d, a, mem, x, w), w)
         self._show(m, f, l, d, a, mem, x, w)
         return m
 
     def _code_pages(self, m, f, stages, w):
-        """Does the retiring store write to a page of which bytes are in flight? Both views of RAM share the low bits."""
-        page = w.store_pa[12:PHYS_BITS]
+        """Are bytes of the page just stored to in flight? The two views of RAM share the low address bits."""
+        page = w.stored_page
         hits = [f.queue_page_valid & (f.queue_page == page), f.fetch_page_valid & (f.fetch_page == page)]
         for stage in stages:
             payload = stage.i.payload
             u = payload if stage is stages[0] else payload.u
             hits.append(stage.i.valid & ((u.pc[12:31] == page) | (u.next_pc[12:31] == page)))
-        m.d.comb += w.code_page.eq(w.store & Cat(hits).any())
+        m.d.comb += w.code_page.eq(Cat(hits).any())
 
     def _show(self, m, f, l, d, a, mem, x, w):  # noqa: E741
         """The pipe port."""

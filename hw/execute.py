@@ -173,7 +173,7 @@ class ExecuteStage(Component):
                 m.d.comb += result.eq(decremented)
             with m.Case(Op.STEP):
                 step = 1 << size
-                m.d.comb += result.eq(Mux(self.rflags[RFlag.DF], a - step, a + step))
+                m.d.comb += [result.eq(Mux(self.rflags[RFlag.DF], a - step, a + step)), wide.eq(u.bsize)]
             with m.Case(Op.CLC):
                 m.d.comb += after.c.eq(0)
             with m.Case(Op.STC):
@@ -262,6 +262,8 @@ class ExecuteStage(Component):
             out.sp.eq(self.i.payload.sp),
             out.mem.eq(self.i.payload.mem),
         ]
+        faulty = Signal()
+        m.d.comb += faulty.eq(error | u.fault.valid)
         with m.If(error & ~u.fault.valid):
             m.d.comb += [
                 out.u.fault.valid.eq(1),
@@ -287,7 +289,7 @@ class ExecuteStage(Component):
             m.d.sync += self.o.valid.eq(0)
         with m.If(fire):
             m.d.sync += [self.o.valid.eq(1), self.o.payload.eq(out)]
-            with m.If(~out.u.fault.valid):
+            with m.If(~faulty):
                 m.d.sync += flags.eq(updated)
         with m.If(self.kill):
             m.d.sync += [self.o.valid.eq(0), flags.eq(self.flags_committed)]
@@ -296,7 +298,7 @@ class ExecuteStage(Component):
         leaves = u.last & (u.deliver | u.iret)  # what follows a delivery or an iretq is always fetched anew
         stops = ((op == Op.REPCHK) & count_zero) | ((op == Op.REPNEXT) & ~again)
         m.d.comb += [
-            self.redirect.valid.eq(fire & ~out.u.fault.valid & (wrong | leaves | stops)),
+            self.redirect.valid.eq(fire & ~faulty & (wrong | leaves | stops)),
             self.redirect.target.eq(target),
             self.bypass.d_we.eq(holds & u.d_we),
             self.bypass.d_reg.eq(u.d_reg),

@@ -24,6 +24,7 @@ class _Attributes(data.Struct):
     kind: 3  # index into _CLASSES
     low_regs: 1
     unsigned: 1
+    registers: 1
 
 
 class _Prefixes(data.Struct):
@@ -54,8 +55,8 @@ def _rom() -> list[dict]:
     rows = []
     for index in range(1024):
         what = attributes(index >> 8, index & 0xFF)
-        kind = _CLASSES.index(what.immediate)
-        rows.append(dict(modrm=what.modrm, kind=kind, low_regs=what.low_regs, unsigned=what.unsigned))
+        fields = {name: getattr(what, name) for name in ("modrm", "low_regs", "unsigned", "registers")}
+        rows.append(fields | dict(kind=_CLASSES.index(what.immediate)))
     return rows
 
 
@@ -140,7 +141,7 @@ class Length(Component):
         has_sib = Signal()
         disp_size = Signal(3)
         imm_size = Signal(4)
-        with sizes.If(what.modrm):
+        with sizes.If(what.modrm & ~what.registers):
             sizes.d.comb += has_sib.eq((mod != 3) & (rm == 4))
             with sizes.Switch(mod):
                 with sizes.Case(0):

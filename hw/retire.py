@@ -33,7 +33,8 @@ class RetireStage(Component):
     busy : stage W holds something. bypass : what it writes.
     d_we .. sp_data : register file write port. debug_addr, debug_data : its debug read port.
     out_valid, out_port, out_size, out_data : an `out` retires.
-    code_page : one bit for each place that holds fetched bytes of the page the store writes to.
+    stored_page : physical page of the store of the cycle before, if there was one. code_page : bytes of that page had been
+    fetched by then and have not retired: they are fetched again before anything of them can retire.
     gate_trap, gate_cpl, gate_selector, gate_switch : what the delivery found in its gate.
     """
 
@@ -70,6 +71,7 @@ class RetireStage(Component):
                 "out_port": Out(16),
                 "out_size": Out(2),
                 "out_data": Out(32),
+                "stored_page": Out(PHYS_BITS - 12),
                 "code_page": In(1),
                 "gate_trap": In(1),
                 "gate_cpl": In(2),
@@ -96,12 +98,13 @@ class RetireStage(Component):
         m.d.sync += self.tsc.eq(self.tsc + 1)
 
         # --- what happens in this cycle ---
+        stored, refetch = Signal(), Signal()
         frozen = self.dbg.we
         alive = ~trap.shutdown & ~frozen
         m.d.comb += [
             trap.boundary.eq(boundary & ~held & ~trap.delivering & alive),
             trap.fault.eq(u.fault),
-            trap.fault_valid.eq(self.i.valid & u.fault.valid & ~halted & alive),
+            trap.fault_valid.eq(self.i.valid & u.fault.valid & ~halted & alive & ~refetch),
             trap.pc.eq(u.pc),
             trap.next_pc.eq(u.next_pc),
             trap.rip.eq(rip),
@@ -118,7 +121,8 @@ class RetireStage(Component):
         ]
         able, commit, ends = Signal(), Signal(), Signal()
         m.d.comb += [
-            able.eq(self.i.valid & ~u.fault.valid & ~trap.asynchronous & ~halted & alive),
+            refetch.eq((stale | (stored & self.code_page)) & boundary & ~held & ~trap.asynchronous & alive),
+            able.eq(self.i.valid & ~u.fault.valid & ~trap.asynchronous & ~halted & alive & ~refetch),
             self.store.eq(able & u.store),
             self.store_pa.eq(d.pa),
             self.store_size.eq(u.msize),
@@ -144,7 +148,7 @@ class RetireStage(Component):
             self.bypass.result.eq(d.result),
             self.bypass.sp_we.eq(self.i.valid & u.sp_we),
             self.bypass.sp.eq(d.sp),
-            self.out_valid.eq(commit & (u.sysop == SysOp.OUT)),
+            self.out_valid.eq(able & (u.sysop == SysOp.OUT)),  # which never stores
             self.out_port.eq(d.result),
             self.out_size.eq(u.size),
             self.out_data.eq(d.store),
@@ -209,7 +213,12 @@ class RetireStage(Component):
         started_stepping = Mux(u.first, rflags[RFlag.TF], stepping)
         with m.If(commit):
             m.d.sync += [boundary.eq(d.ends), stepping.eq(started_stepping)]
-        with m.If(commit & self.code_page & u.store):
+        m.d.sync += stored.eq(commit & u.store)
+        with m.If(commit & u.store):
+            m.d.sync += self.stored_page.eq(d.pa[12:])
+        with m.If(refetch):
+            m.d.sync += stale.eq(0)
+        with m.Elif(stored & self.code_page):
             m.d.sync += stale.eq(1)
         with m.If(ends):
             m.d.sync += [
@@ -217,7 +226,6 @@ class RetireStage(Component):
                 mid_rep.eq(d.again),
                 step.eq(started_stepping & ~u.deliver & ~(writes & to_ss)),
                 shadow.eq(Shadow.NONE),
-                stale.eq(0),
             ]
             with m.If(writes & to_ss & (shadow != Shadow.MOVSS)):
                 m.d.sync += shadow.eq(Shadow.MOVSS)
@@ -246,15 +254,14 @@ class RetireStage(Component):
 
         # --- refetch ---
         refetches = Signal()
-        changed = self.code_page & u.store
         with m.Switch(u.sysop):
             with m.Case(SysOp.NONE, SysOp.OUT, SysOp.DELIVER):
-                m.d.comb += refetches.eq(stale | changed)
+                pass
             with m.Default():
-                m.d.comb += refetches.eq(1)
+                m.d.comb += refetches.eq(ends)
         m.d.comb += [
-            self.redirect.valid.eq((ends & refetches) | frozen),
-            self.redirect.target.eq(Mux(frozen, rip, d.target)),
+            self.redirect.valid.eq(refetches | refetch | frozen),
+            self.redirect.target.eq(Mux(frozen | refetch, rip, d.target)),
             self.flush.eq(trap.take | self.redirect.valid),
             self.deliver.eq(trap.take),
             self.deliver_error.eq(trap.taken.has_error),

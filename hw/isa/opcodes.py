@@ -5,7 +5,7 @@ decoder, the table page, coverage and the generator of differential tests follow
 """
 
 from hw.isa.facts import Op, Reg, Size, SysOp, SysReg
-from hw.isa.rows import LOCK, MEM, NOREXB, REG, REP, REXB, AMode, Flow, Priv, Raise, Row, Sel, SizeRule, check, parse
+from hw.isa.rows import LOCK, MEM, NO66, NOREXB, REG, REP, REXB, AMode, Flow, Priv, Raise, Row, Sel, SizeRule, check, parse
 
 _ALL = "cpazso"
 _LOGIC = "cpzso"
@@ -71,7 +71,7 @@ E("8A /r",     "mov",     "Gb,Eb")
 E("8B /r",     "mov",     "Gv,Ev")
 E("8C /r",     "mov",     "Ev,Sw",    Op.RDSYS, b=Sel.FIELD, ok=REG, sysreg=SysReg.ES)
 E("8C /r",     "mov",     "Ev,Sw",    Op.RDSYS, b=Sel.FIELD, ok=MEM, sysreg=SysReg.ES, size=SizeRule.W)
-E("8D /r",     "lea",     "Gv,M",     Op.MOV, b=Sel.ADDR)
+E("8D /r",     "lea",     "Gv,M",     Op.MOV, b=Sel.ADDR, ok=MEM)
 E("8E /r",     "mov",     "Sw,Ew",    Op.WRSYS, a=Sel.FIELD, b=Sel.E, d=Sel.NONE, sysop=SysOp.WRITE, sysreg=SysReg.ES)
 E("8F /0",     "pop",     "Ev",       size=SizeRule.D64, ok=MEM, routine="pop_mem")
 E("8F /0",     "pop",     "Ev",       Op.MOV, b=Sel.MEM, ok=REG, **_POP)
@@ -247,7 +247,7 @@ E("0F C0 /r",  "xadd",    "Eb,Gb",    ok=(LOCK, MEM), routine="xadd_mem", W=_ALL
 E("0F C0 /r",  "xadd",    "Eb,Gb",    ok=REG, routine="xadd_reg", W=_ALL)
 E("0F C1 /r",  "xadd",    "Ev,Gv",    ok=(LOCK, MEM), routine="xadd_mem", W=_ALL)
 E("0F C1 /r",  "xadd",    "Ev,Gv",    ok=REG, routine="xadd_reg", W=_ALL)
-E("0F C3 /r",  "movnti",  "My,Gy",    Op.MOV, ok=MEM)
+E("0F C3 /r",  "movnti",  "My,Gy",    Op.MOV, ok=(MEM, NO66))
 E("0F C8+r",   "bswap",   "Zy",       Op.BSWAP)
 E("0F FF /r",  "ud0",     "Gv,Ev",    raises=Raise.UD)
 

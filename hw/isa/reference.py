@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
+from hw.isa.facts import Seg
 from hw.isa.opcodes import TABLE
 from hw.isa.rows import LOCK, MEM, NOREXB, REG, REXB, Row, TableError
 
@@ -31,6 +32,7 @@ class Attributes(NamedTuple):
     immediate: str = ""  # class, as `Row.immediate`
     low_regs: bool = False  # the immediate is there only if ModRM.reg is 0 or 1
     unsigned: bool = False  # the immediate is zero-extended
+    registers: bool = False  # ModRM.mod is ignored: no SIB, no displacement (mov with control and debug registers)
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,10 @@ def derive(rows: Sequence[Row]) -> Attributes:
     where = "; ".join(map(str, rows))
     classes = {row.immediate for row in rows}
     unsigned = {not row.signed_immediate or row.immediate == "a" for row in rows if row.immediate}
-    if len({row.modrm for row in rows}) > 1 or len(unsigned) > 1:
+    registers = {(row.e_operand or "")[:1] == "R" and REG not in row.ok for row in rows}
+    if len({row.modrm for row in rows}) > 1 or len(unsigned) > 1 or len(registers) > 1:
         raise TableError(f"rows disagree on ModRM or on the extension of the immediate: {where}")
-    common = Attributes(True, rows[0].modrm, unsigned=True in unsigned)
+    common = Attributes(True, rows[0].modrm, unsigned=True in unsigned, registers=True in registers)
     if len(classes) == 1:
         return common._replace(immediate=classes.pop())
     present = {row.reg for row in rows if row.immediate}
@@ -159,10 +162,10 @@ def _split(data: bytes) -> Parts:
     if what.modrm:
         modrm = data[at]
         at += 1
-        if modrm >> 6 != 3 and modrm & 7 == 4:
+        if modrm >> 6 != 3 and modrm & 7 == 4 and not what.registers:
             sib = data[at]
             at += 1
-        size = displacement_size(modrm, sib)
+        size = 0 if what.registers else displacement_size(modrm, sib)
         disp = _take(data, at, size, signed=True)
         at += size
     size = 0
@@ -210,6 +213,10 @@ def lookup(parts: Parts) -> Row | None:
     return row
 
 
+_SEGMENTS = frozenset(Seg)
+_CONTROL = frozenset((0, 2, 3, 4, 8))
+
+
 def _fits(row: Row, parts: Parts) -> bool:
     marks = {
         REG: parts.mod == 3,
@@ -218,4 +225,9 @@ def _fits(row: Row, parts: Parts) -> bool:
         NOREXB: not parts.rex & 1,
         "rm0": parts.rm == 0,
     }
-    return row.reg in (None, parts.reg) and all(marks.get(mark, True) for mark in row.ok)
+    if row.reg not in (None, parts.reg) or not all(marks.get(mark, True) for mark in row.ok):
+        return False
+    field = parts.reg | (parts.rex & 4) << 1
+    if "Sw" in row.operands:  # REX.R is ignored; nothing moves to CS
+        return parts.reg in _SEGMENTS and not (row.operands[0] == "Sw" and parts.reg == Seg.CS)
+    return ("Cq" not in row.operands or field in _CONTROL) and ("Dq" not in row.operands or field < 8)

@@ -109,6 +109,7 @@ REG = "reg"  # only with mod = 3
 MEM = "mem"  # only with mod != 3
 REXB = "rexb"  # only with REX.B
 NOREXB = "norexb"  # only without REX.B
+NO66 = "no66"  # undefined with 66
 REP = "rep"  # F2 and F3 repeat
 
 _READS_A_NOT = {Op.MOV, Op.MOVZX, Op.MOVSX, Op.SETCC, Op.RDFLAGS, Op.RDSYS, Op.JMP, Op.JCC, Op.CALL, Op.IMUL3, Op.SIGN}

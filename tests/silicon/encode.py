@@ -117,7 +117,8 @@ def shape(row: Row, state: State) -> Draft:
 def _rep_ignored(row: Row, opsize: bool) -> bool:
     """Whether F2/F3 may be added for nothing; after 0F not beside 66, where disassemblers take either for mandatory."""
     if row.map == 0:
-        return row.opcode not in (0x90, 0x0F) and row.uop.amode not in (AMode.SI, AMode.DI)
+        # on loope and loopne F2 and F3 replace the condition (seen on Zen 3; the manuals give them no meaning)
+        return row.opcode not in (0x90, 0x0F, 0xE0, 0xE1) and row.uop.amode not in (AMode.SI, AMode.DI)
     return row.map == 1 and not opsize and row.opcode in _REP_IGNORED_0F
 
 

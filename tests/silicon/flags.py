@@ -35,7 +35,7 @@ _FIXED: dict[str, tuple[int, int]] = {
 }
 _READS = {
     **dict.fromkeys(("adc", "sbb", "rcl", "rcr", "cmc"), CF),
-    **dict.fromkeys(("pushf"), ALL),
+    **dict.fromkeys(("pushf",), ALL),
     "lahf": CF | PF | AF | ZF | SF,
     **dict.fromkeys(("loope", "loopne"), ZF),
 }
