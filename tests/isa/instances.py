@@ -3,7 +3,7 @@
 from random import Random
 
 from hw.isa.opcodes import TABLE
-from hw.isa.reference import displacement_size, immediate_size, lookup, split
+from hw.isa.reference import attributes, displacement_size, immediate_size, lookup, split
 from hw.isa.rows import LOCK, MEM, NOREXB, REG, REXB, Row
 
 ESCAPE = {0: b"", 1: b"\x0f", 2: b"\x0f\x38", 3: b"\x0f\x3a"}
@@ -35,7 +35,7 @@ def instance(rng: Random, row: Row, *, prefixes: tuple[int, ...] = PLAIN, dead_r
         w = bool(rex) and rex[0] >= 0x48
         size = immediate_size(row.immediate, 0x66 in head, w, 0x67 in head)
         code = head + rex + ESCAPE[row.map] + bytes((opcode,)) + tail + _immediate(rng, size)
-        if len(code) <= 15:
+        if is_instance(code, row):  # not longer than 15 bytes, and a register that exists
             return code
 
 
@@ -52,6 +52,8 @@ def _modrm(rng: Random, row: Row) -> bytes:
     rm = 0 if "rm0" in row.ok else rng.choice((*range(8), 4, 4, 5))
     modrm, sib = mod << 6 | reg << 3 | rm, rng.choice((rng.randrange(256), rng.randrange(256) & ~7 | 5))
     has_sib = mod != 3 and rm == 4
+    if attributes(row.map, row.opcode).registers:  # mod is ignored
+        return bytes((modrm,))
     size = displacement_size(modrm, sib)
     return bytes((modrm, sib)[: 1 + has_sib]) + _immediate(rng, size)
 

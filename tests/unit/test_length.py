@@ -52,7 +52,7 @@ def got(insn, keys) -> dict:
 
 
 class Feeder:
-    """Plays the fetch stage: a stream of bytes at an address, of which more or fewer are there; then perhaps a fault."""
+    """Plays the fetch stage: a stream of bytes at an address, of which some are there; then perhaps a fault."""
 
     def __init__(self, ctx, dut, rng, data, pc, *, slow=0.0, fault=True, junk=True):
         self.ctx, self.dut, self.rng, self.data, self.pc = ctx, dut, rng, data, pc
@@ -71,8 +71,8 @@ class Feeder:
             window += rng.randbytes(16 - avail)
         pc = self.pc + self.at
         fault = PAGE_FAULT | dict(valid=self.fault and avail == left, addr=pc + avail & M64)
-        window = Const(int.from_bytes(window, "little"), 128)
-        fields = Cat(window, Const(avail, 5), Const(pc & M64, 64), Fault.const(fault))
+        line = Const(int.from_bytes(window, "little"), 128)
+        fields = Cat(line, Const(avail, 5), Const(pc & M64, 64), Fault.const(fault))
         ctx.set(Cat(dut.window, dut.avail, dut.pc, dut.fault), Const.cast(fields).value)
 
     def take(self):
