@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from hw.isa.facts import Seg
 from hw.isa.opcodes import TABLE
-from hw.isa.rows import LOCK, MEM, NOREXB, REG, REXB, Row, TableError
+from hw.isa.rows import LOCK, MEM, NO66, NOREXB, REG, REXB, Row, TableError
 
 #: No instruction is longer; one that would be is a general-protection fault.
 MAX_LENGTH = 15
@@ -223,6 +223,7 @@ def _fits(row: Row, parts: Parts) -> bool:
         MEM: parts.mod != 3,
         REXB: bool(parts.rex & 1),
         NOREXB: not parts.rex & 1,
+        NO66: not parts.opsize,
         "rm0": parts.rm == 0,
     }
     if row.reg not in (None, parts.reg) or not all(marks.get(mark, True) for mark in row.ok):
