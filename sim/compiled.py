@@ -85,7 +85,9 @@ FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
 }
 
 
-def create(*, harts: int, ram_bytes: int, latency: int, wait_seed: int | None, soc_factory: SocFactory) -> CompiledEngine:
+def create(
+    *, harts: int, ram_bytes: int, latency: int, wait_seed: int | None, soc_factory: SocFactory
+) -> CompiledEngine:
     """Return an engine, built if it is not in the cache; parameters as for `sim.engine.open_engine`."""
     check_parameters(ram_bytes, latency)
     key = source_key(harts, ram_bytes) if soc_factory is default_soc else None
@@ -203,7 +205,9 @@ class CompiledEngine:
     def write_reg(self, hart: int, index: int, value: int) -> None:
         """Set a register at a boundary."""
         if not self._do("write_register", hart, index, value & FOREVER):
-            raise EngineError(f"a register of hart {hart} can only be set between two instructions: run to a boundary first")
+            raise EngineError(
+                f"a register of hart {hart} can only be set between two instructions: run to a boundary first"
+            )
 
     def refetch(self, hart: int) -> None:
         """Fetch again what is under way."""
@@ -213,7 +217,7 @@ class CompiledEngine:
         if not self._engine:
             raise EngineError("the engine has been closed")
         if address < 0 or size < 0 or address + size > self.ram_bytes:
-            raise IndexError(f"physical addresses {address:#x} to {address + size:#x} leave the {self.ram_bytes:#x} bytes of RAM")
+            raise IndexError(f"{size} bytes at physical {address:#x} are not within the {self.ram_bytes:#x} of RAM")
 
     def read_mem(self, address: int, size: int) -> bytes:
         """Bytes of RAM."""
@@ -272,7 +276,8 @@ class CompiledEngine:
         """Take the samples."""
         widths = [self._widths[index] for index in self._sampled]
         wide = [i for i, width in enumerate(widths, 1) if width > 64]
-        layout = Struct("<Q" + "".join("I" if w <= 32 else "Q" if w <= 64 else f"{(w + 31) // 32 * 4}s" for w in widths))
+        codes = ("I" if w <= 32 else "Q" if w <= 64 else f"{(w + 31) // 32 * 4}s" for w in widths)
+        layout = Struct("<Q" + "".join(codes))
         rows = layout.iter_unpack(self._drain(SAMPLE))
         if not wide:
             return list(rows)

@@ -142,7 +142,7 @@ class Records:
     exits: list[tuple[int, int]] = field(default_factory=list)  # cycle, value written
 
 
-class EngineUnavailable(Exception):  # noqa: N818
+class EngineUnavailable(Exception):
     """An engine cannot be had here. The message gives the reason and the next step."""
 
     def __init__(self, name: str, reason: str, step: str):

@@ -1,7 +1,7 @@
 """Python code of pieces of an Amaranth design, for `sim.levelized`.
 
-Expressions and statements are compiled by Amaranth's own compilers; only where values live is different: in one list, ``c``,
-by the index of the signal.
+Expressions and statements are compiled by Amaranth's own compilers; only where values live is different: in one list,
+``c``, by the index of the signal.
 """
 
 from __future__ import annotations

@@ -95,8 +95,8 @@ class _Hart:
 
     def reset(self, latency: int, seed: int | None) -> None:
         """Forget everything."""
-        start = (None, None) if seed is None else (wait_seed_of(seed, 2 * self.number), wait_seed_of(seed, 2 * self.number + 1))
-        self.fetches, self.loads = _Answers(latency, start[0]), _Answers(latency, start[1])
+        starts = [None if seed is None else wait_seed_of(seed, 2 * self.number + port) for port in (0, 1)]
+        self.fetches, self.loads = (_Answers(latency, start) for start in starts)
         self.retired, self.done, self.nmi_wanted = 0, None, False
 
     def record(self, cycle: int, v: list[int]) -> RetireRecord:
@@ -353,7 +353,7 @@ class PysimEngine:
 
     def _check_range(self, address: int, size: int) -> None:
         if address < 0 or size < 0 or address + size > self.ram_bytes:
-            raise IndexError(f"{size} bytes at physical {address:#x} are not within the {self.ram_bytes:#x} bytes of RAM")
+            raise IndexError(f"{size} bytes at physical {address:#x} are not within the {self.ram_bytes:#x} of RAM")
 
     def read_mem(self, address: int, size: int) -> bytes:
         """Bytes of RAM."""

@@ -1,8 +1,8 @@
 """A processor with the ports of `hw.soc.Soc` and an instruction set of its own: it exercises engines, not x86.
 
 Every instruction is one 16-byte line: op, reg, size, 0, imm32, imm64. Beside its instructions the fetch port asks for
-random lines all the time and folds what comes back into a checksum (system register 0), so that a difference of one cycle
-or one byte between two engines or two memories shows in the registers.
+random lines all the time and folds what comes back into a checksum (system register 0), so that a difference of one
+cycle or one byte between two engines or two memories shows in the registers.
 """
 
 import struct
@@ -198,12 +198,11 @@ class ToyHart(wiring.Component):
                         m.d.comb += retire.again.eq(regs[reg] != 1)
                     with m.Default():
                         finish()
-            with state("LOAD"):
-                with m.If(self.data.resp_valid):
-                    result(self.data.resp_data)
-                    m.d.comb += [retire.mem_re.eq(1), retire.mem_addr.eq(imm32), retire.mem_data.eq(self.data.resp_data)]
-                    m.d.comb += retire.mem_size.eq(size)
-                    finish()
+            with state("LOAD"), m.If(self.data.resp_valid):
+                result(self.data.resp_data)
+                m.d.comb += [retire.mem_re.eq(1), retire.mem_addr.eq(imm32), retire.mem_data.eq(self.data.resp_data)]
+                m.d.comb += retire.mem_size.eq(size)
+                finish()
             with state("DELIVER"):
                 m.d.comb += retire.deliver.eq(1)
                 finish(imm64)
