@@ -68,7 +68,7 @@ class Feeder:
         self.seen = max(self.seen, self.at + avail)
         window = self.data[self.at : self.at + avail]
         if self.junk:
-            window += rng.randbytes(16 - avail)
+            window += rng.choice((rng.randbytes(16), b"\x66" * 16, b"\x48" * 16))[avail:]
         pc = self.pc + self.at
         fault = PAGE_FAULT | dict(valid=self.fault and avail == left, addr=pc + avail & M64)
         line = Const(int.from_bytes(window, "little"), 128)
