@@ -116,6 +116,7 @@ def test_random_streams(latency, ready, queue_bytes):
                 assert target is not None or not ctx.get(dut.bus.req_valid)
             else:
                 avail = check_window(ctx, dut, pc)
+                assert not avail or ctx.get(dut.queue_page_valid) and ctx.get(dut.fetch_page_valid)
                 end = pc + avail
                 fault = ctx.get(dut.fault)
                 if fault.valid:
@@ -140,9 +141,8 @@ def test_random_streams(latency, ready, queue_bytes):
             if target is not None:
                 pc, waited = target, 0
             await ctx.delay(1e-8)
-            if ctx.get(dut.bus.req_valid):
-                assert ctx.get(dut.fetch_page_valid)
-                assert ctx.get(dut.fetch_page) == ctx.get(dut.bus.req_addr) >> 12
+            if ctx.get(dut.fetch_page_valid):
+                assert ctx.get(dut.fetch_page) == memory.requests[-1][1] >> 12
             memory.take(ctx, dut.bus)
             await ctx.tick()
         assert consumed > 40 and faults > 3
