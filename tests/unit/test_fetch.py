@@ -116,7 +116,7 @@ def test_random_streams(latency, ready, queue_bytes):
                 assert target is not None or not ctx.get(dut.bus.req_valid)
             else:
                 avail = check_window(ctx, dut, pc)
-                assert not avail or ctx.get(dut.queue_page_valid) and ctx.get(dut.fetch_page_valid)
+                assert not avail or (ctx.get(dut.queue_page_valid) and ctx.get(dut.fetch_page_valid))
                 end = pc + avail
                 fault = ctx.get(dut.fault)
                 if fault.valid:
