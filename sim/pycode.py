@@ -83,7 +83,7 @@ def _store(emitter: Any, index: int, signal: Any, mask: int) -> None:
             emitter.append(line.format(index))
 
 
-def compile_comb(design: Any, statements: list[Any], chosen: set[int]) -> Run:
+def compile_comb(design: Any, statements: list[Any], chosen: frozenset[int]) -> Run:
     """Return a function that computes the chosen ones among the signals that the statements drive."""
     emitter, compiler = _start(design)
     driven = _masks(design, statements)
@@ -152,40 +152,3 @@ def compile_memory(design: Any, instance: Any, memory: Any) -> Run:
             compiler.lhs(port._data)(value)
     _queue(emitter, driven)
     return _finish(design, emitter, memory=memory)
-
-
-def strong_components(edges: dict[int, set[int]]) -> list[list[int]]:
-    """Return the strongly connected components of a graph of dependencies, each after those it depends on (Tarjan)."""
-    order: dict[int, int] = {}
-    low: dict[int, int] = {}
-    stack: list[int] = []
-    on_stack: set[int] = set()
-    result: list[list[int]] = []
-    for root in sorted(edges):
-        if root in order:
-            continue
-        work = [(root, iter(sorted(edges[root])))]
-        order[root] = low[root] = len(order)
-        stack.append(root)
-        on_stack.add(root)
-        while work:
-            node, successors = work[-1]
-            for successor in successors:
-                if successor not in order:
-                    order[successor] = low[successor] = len(order)
-                    stack.append(successor)
-                    on_stack.add(successor)
-                    work.append((successor, iter(sorted(edges.get(successor, ())))))
-                    break
-                if successor in on_stack:
-                    low[node] = min(low[node], order[successor])
-            else:
-                work.pop()
-                if work:
-                    low[work[-1][0]] = min(low[work[-1][0]], low[node])
-                if low[node] == order[node]:
-                    component = stack[stack.index(node) :]
-                    del stack[stack.index(node) :]
-                    on_stack.difference_update(component)
-                    result.append(component)
-    return result

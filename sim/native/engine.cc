@@ -21,7 +21,7 @@ void Engine::run(const RunSpec &spec, RunResult &result)
 			ports[i].irq__nmi[0] = pulse;
 			h.nmi_wanted &= !pulse;
 		}
-		evaluate();
+		design_settle(*design);
 
 		// Events that stop the clock before the edge of their cycle.
 		for (size_t i = 0; i < harts.size(); i++) {
@@ -36,7 +36,7 @@ void Engine::run(const RunSpec &spec, RunResult &result)
 					harts[i].nmi_wanted = true;
 					ports[i].irq__nmi[0] = 0;
 				}
-			rollback();
+			design_settle(*design);
 			return;
 		}
 
@@ -81,7 +81,6 @@ void Engine::run(const RunSpec &spec, RunResult &result)
 bool Engine::write_register(uint32_t hart, uint32_t index, uint64_t value)
 {
 	HartPorts &p = ports[hart];
-	settle();
 	if (!p.dbg__boundary[0] || p.trap__req[0])
 		return false;
 	std::vector<uint32_t> irqs;
@@ -92,44 +91,29 @@ bool Engine::write_register(uint32_t hart, uint32_t index, uint64_t value)
 	p.dbg__addr[0] = index;
 	set64(p.dbg__wdata, value);
 	p.dbg__we[0] = 1;
-	evaluate();
+	design_settle(*design);
 	edge();
 	p.dbg__we[0] = 0;
 	for (size_t i = 0; i < ports.size(); i++)
 		ports[i].irq__valid[0] = irqs[i];
+	design_settle(*design);
 	return true;
 }
 
-size_t Engine::state_bytes()
-{
-	Sizer sizer;
-	each_state(top, sizer);
-	for (auto &port : all_ports)
-		sizer.bytes += port.input ? port.bytes() : 0;
-	return sizer.bytes + sizeof cycle + harts.size() * sizeof(Hart);
-}
+size_t Engine::state_bytes() const { return sizeof(Design) + sizeof cycle + harts.size() * sizeof(Hart); }
 
-void Engine::save(uint8_t *to)
+void Engine::save(uint8_t *to) const
 {
-	Saver saver{to};
-	saver.raw(&cycle, sizeof cycle);
-	saver.raw(harts.data(), harts.size() * sizeof(Hart));
-	for (auto &port : all_ports)
-		if (port.input)
-			saver.raw(port.data, port.bytes());
-	each_state(top, saver);
+	memcpy(to, &cycle, sizeof cycle);
+	memcpy(to + sizeof cycle, design.get(), sizeof(Design));
+	memcpy(to + sizeof cycle + sizeof(Design), harts.data(), harts.size() * sizeof(Hart));
 }
 
 void Engine::load(const uint8_t *from)
 {
-	Loader loader{from};
-	loader.raw(&cycle, sizeof cycle);
-	loader.raw(harts.data(), harts.size() * sizeof(Hart));
-	for (auto &port : all_ports)
-		if (port.input)
-			loader.raw(port.data, port.bytes());
-	each_state(top, loader);
-	drive();
+	memcpy(&cycle, from, sizeof cycle);
+	memcpy(design.get(), from + sizeof cycle, sizeof(Design));
+	memcpy(harts.data(), from + sizeof cycle + sizeof(Design), harts.size() * sizeof(Hart));
 }
 
 #include "interface.inc"

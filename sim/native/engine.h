@@ -1,15 +1,14 @@
-// One CXXRTL design with its RAM: inputs, evaluation, clock edge, and the records of what the ports showed.
+// One design with its RAM: inputs, settling, clock edge, and the records of what the ports showed.
 //
-// One evaluation a cycle. The clock is set low without evaluating and then high: eval() computes the combinational values
-// of this cycle from the registers' current values and the inputs, and the registers' next values; between eval() and
-// commit() the ports show the cycle that is ending. Legal because the inputs change only after commit(), the design is
-// flattened and has no combinational feedback (sim/compiled.py refuses one that has). With `reference` set, the same cycle
-// is evaluated in two phases, as the CXXRTL manual has it; a test compares the two.
+// Between two calls the clock stands still and every signal of the design has the value that follows from its registers and
+// inputs. An edge of the clock changes registers and memories by those values; then the inputs of the next cycle are driven,
+// and the design settles again.
 #pragma once
 
 #include "abi.h"
 #include "ports.h"
 
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -18,17 +17,16 @@ constexpr size_t FLUSH_BYTES = 16 << 20;
 constexpr uint64_t NEVER = ~uint64_t(0);
 
 struct Engine {
-	cxxrtl_design::p_top top;
+	std::unique_ptr<Design> design{new Design};
 	Ram ram;
 	const uint32_t latency, wait_seed;
 	const bool waits;
-	bool reference = false, settled = false;
 	uint64_t cycle = 0;
 	uint64_t halted_for = 0;
 	std::vector<Hart> harts;
 	std::vector<HartPorts> ports;
 	std::vector<Port> all_ports;
-	uint32_t *clk, *console_valid, *console_data, *exit_valid, *exit_code;
+	uint32_t *console_valid, *console_data, *exit_valid, *exit_code;
 	uint32_t record_mode = RECORD_TRAPS;
 	uint64_t record_from = 0, record_until = NEVER;
 	std::vector<uint32_t> sampled;
@@ -38,14 +36,17 @@ struct Engine {
 	Engine(uint32_t count, uint64_t ram_bytes, uint32_t latency, bool waits, uint32_t wait_seed)
 		: ram(ram_bytes), latency(latency), wait_seed(wait_seed), waits(waits), harts(count), ports(count)
 	{
-		list_ports(top, [this](auto... port) { all_ports.push_back({port...}); });
+		auto *base = reinterpret_cast<uint8_t *>(design.get());
+		for (size_t i = 0; i < port_count; i++) {
+			const PortInfo &p = port_table[i];
+			all_ports.push_back({p.name, p.width, p.input, reinterpret_cast<uint32_t *>(base + p.offset)});
+		}
 		for (uint32_t i = 0; i < count; i++) {
 			std::string prefix = "h" + std::to_string(i) + "_";
 #define X(name) ports[i].name = find(prefix + #name);
 			PORTS(X)
 #undef X
 		}
-		clk = find("clk");
 		console_valid = find("console_valid");
 		console_data = find("console_data");
 		exit_valid = find("exit_valid");
@@ -64,7 +65,7 @@ struct Engine {
 	// Power-on state of the design and the memory ports. The contents of RAM stay.
 	void reset()
 	{
-		top.reset();
+		design_reset(*design);
 		cycle = 0;
 		for (size_t i = 0; i < harts.size(); i++) {
 			harts[i] = Hart();
@@ -78,7 +79,7 @@ struct Engine {
 		drive();
 	}
 
-	// Inputs of the cycle that begins.
+	// Inputs of the cycle that begins, and all that follows from them.
 	void drive()
 	{
 		for (size_t i = 0; i < harts.size(); i++) {
@@ -93,32 +94,7 @@ struct Engine {
 			if ((p.data__resp_valid[0] = h.data.answering()))
 				set64(p.data__resp_data, h.data.answer()[0]);
 		}
-		settled = false;
-	}
-
-	// Combinational values for the inputs as they are; no register changes.
-	void settle()
-	{
-		if (settled)
-			return;
-		top.prev_p_clk.data[0] = 0;
-		clk[0] = 0;
-		top.eval(nullptr);
-		settled = true;
-	}
-
-	void evaluate()
-	{
-		top.prev_p_clk.data[0] = 0;
-		clk[0] = !reference;
-		top.eval(nullptr);
-	}
-
-	// Forget an evaluation with the clock high: the same cycle will be evaluated again with other inputs.
-	void rollback()
-	{
-		each_state(top, Rollback());
-		settled = false;
+		design_settle(*design);
 	}
 
 	void edge()
@@ -142,12 +118,7 @@ struct Engine {
 			harts[i].data.edge(ports[i].data__resp_valid[0]);
 			harts[i].acked = ports[i].irq__ack[0] != 0;
 		}
-		if (reference) {
-			clk[0] = 1;
-			top.step();
-		} else {
-			top.commit();
-		}
+		design_edge(*design);
 		for (size_t i = 0; i < harts.size(); i++) {
 			if (harts[i].acked)
 				ports[i].irq__valid[0] = 0;
@@ -219,7 +190,7 @@ struct Engine {
 
 	void run(const RunSpec &spec, RunResult &result);
 	bool write_register(uint32_t hart, uint32_t index, uint64_t value);
-	size_t state_bytes();
-	void save(uint8_t *to);
+	size_t state_bytes() const;
+	void save(uint8_t *to) const;
 	void load(const uint8_t *from);
 };

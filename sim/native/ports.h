@@ -3,20 +3,14 @@
 
 #include "design.h"
 #include "ram.h"
-#include "state.h"
 
 struct Port {
 	const char *name;
 	uint32_t width;
 	bool input;
-	uint32_t *data;
+	uint32_t *data; // little-endian words of the design's state
 	size_t bytes() const { return (width + 31) / 32 * 4; }
 };
-
-template<size_t Bits> inline uint32_t *words(cxxrtl::value<Bits> &value) { return value.data; }
-template<size_t Bits> inline uint32_t *words(cxxrtl::wire<Bits> &wire) { return wire.curr.data; }
-
-#include "generated.inc" // list_ports(top, add), each_state(top, f): written by sim/compiled.py
 
 inline uint64_t get64(const uint32_t *p) { return p[0] | uint64_t(p[1]) << 32; }
 

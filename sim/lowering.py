@@ -1,0 +1,245 @@
+"""Takes an Amaranth design apart into pieces of combinational logic in order of dependency, registers and memories.
+
+The statements of each module are split by the signals that they drive, and the signals are sorted by depth, so that one
+pass over the pieces computes every signal once. `sim.levelized` runs the pieces in Python; `sim.cxxdesign` writes them as
+C++. Amaranth's intermediate form is private to Amaranth: its version is pinned, and a test compares with
+`amaranth.sim.Simulator`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from amaranth.hdl import Fragment, Signal
+from amaranth.hdl._ast import Assign, Concat, Operator, Part, Print, Property, Slice, Switch, SwitchValue
+from amaranth.hdl._mem import MemoryInstance
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Statements that compute the signals `chosen` (indices) from `reads`; without chosen ones: prints and assertions."""
+
+    level: int
+    statements: list[Any]
+    chosen: frozenset[int]
+    reads: frozenset[int]
+
+
+@dataclass(frozen=True)
+class ReadPiece:
+    """A combinational read port of the memory with the given index."""
+
+    level: int
+    port: Any
+    memory: int
+    reads: frozenset[int]
+
+
+def _rhs_of(value: Any) -> Iterator[Any]:
+    """Yield the signals that an expression on the left side reads: offsets and tests."""
+    if isinstance(value, Part):
+        yield from value.offset._rhs_signals()
+        yield from _rhs_of(value.value)
+    elif isinstance(value, Slice):
+        yield from _rhs_of(value.value)
+    elif isinstance(value, Operator):
+        yield from _rhs_of(value.operands[0])
+    elif isinstance(value, Concat):
+        for part in value.parts:
+            yield from _rhs_of(part)
+    elif isinstance(value, SwitchValue):
+        yield from value.test._rhs_signals()
+        for _, case in value.cases:
+            yield from _rhs_of(case)
+
+
+def project(statements: Iterable[Any], keep: Callable[[Any], bool]) -> list[Any]:
+    """Return the statements, and of every Switch the branches, that `keep` chooses among Assign, Print and Property."""
+    result = []
+    for statement in statements:
+        if isinstance(statement, Switch):
+            cases = [(patterns, project(body, keep), where) for patterns, body, where in statement.cases]
+            if any(body for _, body, _ in cases):
+                switch = copy.copy(statement)
+                switch._cases = cases
+                result.append(switch)
+        elif keep(statement):
+            result.append(statement)
+    return result
+
+
+class Lowered:
+    """A design in pieces. Signals and memories are known by index. Only the clock domain ``sync`` is supported.
+
+    Members
+    -------
+    signals, memories : every signal (Signal), every memory (MemoryData).
+    pieces, read_pieces : combinational logic, by level; a piece reads only signals of lower levels, or is part of a loop.
+    registers : statements of the clock edge, a list for each module.
+    clocked_memories : memory instances with clocked ports, and the index of their memory.
+    loops : whether there are combinational loops (of whole signals).
+    """
+
+    def __init__(self, top: object):
+        fragment = Fragment.get(top, platform=None).prepare().fragment  # type: ignore[arg-type]
+        self.signals: list[Signal] = []
+        self.memories: list[Any] = []
+        self.pieces: list[Piece] = []
+        self.read_pieces: list[ReadPiece] = []
+        self.registers: list[Any] = []
+        self.clocked_memories: list[tuple[Any, int]] = []
+        self.loops = False
+        self._index: dict[int, int] = {}
+        self._memory_index: dict[int, int] = {}
+        self._deps: dict[int, set[int]] = defaultdict(set)
+        self._groups: list[tuple[list[Any], list[int]]] = []
+        self._ports: list[tuple[Any, list[int], int, set[int]]] = []
+        self._effects: list[list[Any]] = []
+        self._collect(fragment)
+        self._split()
+
+    def get_signal(self, signal: Signal) -> int:
+        """Return the index of a signal."""
+        index = self._index.get(id(signal))
+        if index is None:
+            index = self._index[id(signal)] = len(self.signals)
+            self.signals.append(signal)
+        return index
+
+    def get_memory(self, data: Any) -> int:
+        """Return the index of a memory."""
+        if id(data) not in self._memory_index:
+            self._memory_index[id(data)] = len(self.memories)
+            self.memories.append(data)
+        return self._memory_index[id(data)]
+
+    def _collect(self, fragment: Any) -> None:
+        if set(fragment.statements) - {"comb", "sync"}:
+            raise NotImplementedError("only the clock domain sync can be simulated")
+        if isinstance(fragment, MemoryInstance):
+            self._collect_memory(fragment)
+        if "sync" in fragment.statements:
+            self.registers.append(fragment.statements["sync"])
+        if "comb" in fragment.statements:
+            self._collect_comb(fragment.statements["comb"])
+        for subfragment, _, _ in fragment.subfragments:
+            self._collect(subfragment)
+
+    def _collect_comb(self, statements: Iterable[Any]) -> None:
+        """Split statements into groups that share no driven signal, and note what every signal depends on."""
+        groups: dict[int, tuple[list[Any], set[int]]] = {}
+        for statement in statements:
+            driven: set[int] = set()
+            self._note(statement, set(), driven)
+            merged: tuple[list[Any], set[int]] = ([], set(driven))
+            for group in {id(groups[s]): groups[s] for s in sorted(driven) if s in groups}.values():
+                merged[0].extend(group[0])
+                merged[1].update(group[1])
+            merged[0].append(statement)
+            for signal in merged[1]:
+                groups[signal] = merged
+        for body, driven in {id(g): g for g in groups.values()}.values():
+            self._groups.append((body, sorted(driven)))
+        effects = project(statements, lambda s: isinstance(s, (Print, Property)))
+        if effects:
+            self._effects.append(effects)
+
+    def _note(self, statement: Any, tests: set[int], driven: set[int]) -> None:
+        if isinstance(statement, Assign):
+            reads = tests | {self.get_signal(s) for s in statement.rhs._rhs_signals()}
+            reads |= {self.get_signal(s) for s in _rhs_of(statement.lhs)}
+            for signal in statement._lhs_signals():
+                index = self.get_signal(signal)
+                driven.add(index)
+                self._deps[index] |= reads
+        elif isinstance(statement, Switch):
+            tests = tests | {self.get_signal(s) for s in statement.test._rhs_signals()}
+            for _, body, _ in statement.cases:
+                for inner in body:
+                    self._note(inner, tests, driven)
+
+    def _collect_memory(self, instance: Any) -> None:
+        memory = self.get_memory(instance._data)
+        for port in instance._read_ports:
+            if port._domain == "comb":
+                reads = {self.get_signal(s) for s in port._addr._rhs_signals()}
+                driven = [self.get_signal(s) for s in port._data._lhs_signals()]
+                for index in driven:
+                    self._deps[index] |= reads
+                self._ports.append((port, driven, memory, reads))
+        if any(p._domain != "comb" for p in (*instance._read_ports, *instance._write_ports)):
+            self.clocked_memories.append((instance, memory))
+
+    def _split(self) -> None:
+        depth = self._depths()
+        for body, driven in self._groups:
+            by_depth: dict[int, list[int]] = defaultdict(list)
+            for index in driven:
+                by_depth[depth[index]].append(index)
+            for level, members in sorted(by_depth.items()):
+                chosen = frozenset(members)
+                part = project(body, lambda s, chosen=chosen: self._drives(s, chosen))
+                reads = frozenset().union(*(self._deps[index] for index in members))
+                self.pieces.append(Piece(level, part, chosen, reads))
+        for port, driven, memory, reads in self._ports:
+            self.read_pieces.append(ReadPiece(max(depth[i] for i in driven), port, memory, frozenset(reads)))
+        last = max(depth.values(), default=0) + 1
+        for body in self._effects:
+            reads = frozenset(self.get_signal(s) for statement in body for s in statement._rhs_signals())
+            self.pieces.append(Piece(last, body, frozenset(), reads))
+        self.pieces.sort(key=lambda piece: piece.level)
+
+    def _drives(self, statement: Any, chosen: frozenset[int]) -> bool:
+        return isinstance(statement, Assign) and any(self.get_signal(s) in chosen for s in statement._lhs_signals())
+
+    def _depths(self) -> dict[int, int]:
+        depth: dict[int, int] = {}
+        for component in strong_components(self._deps):
+            below = {d for index in component for d in self._deps.get(index, ())}
+            self.loops = self.loops or len(component) > 1 or component[0] in below
+            below -= set(component)
+            level = 1 + max((depth.get(d, 0) for d in below), default=0) if component[0] in self._deps else 0
+            for index in component:
+                depth[index] = level
+        return depth
+
+
+def strong_components(edges: dict[int, set[int]]) -> list[list[int]]:
+    """Return the strongly connected components of a graph of dependencies, each after those it depends on (Tarjan)."""
+    order: dict[int, int] = {}
+    low: dict[int, int] = {}
+    stack: list[int] = []
+    on_stack: set[int] = set()
+    result: list[list[int]] = []
+    for root in sorted(edges):
+        if root in order:
+            continue
+        work = [(root, iter(sorted(edges[root])))]
+        order[root] = low[root] = len(order)
+        stack.append(root)
+        on_stack.add(root)
+        while work:
+            node, successors = work[-1]
+            for successor in successors:
+                if successor not in order:
+                    order[successor] = low[successor] = len(order)
+                    stack.append(successor)
+                    on_stack.add(successor)
+                    work.append((successor, iter(sorted(edges.get(successor, ())))))
+                    break
+                if successor in on_stack:
+                    low[node] = min(low[node], order[successor])
+            else:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[node])
+                if low[node] == order[node]:
+                    component = stack[stack.index(node) :]
+                    del stack[stack.index(node) :]
+                    on_stack.difference_update(component)
+                    result.append(component)
+    return result
