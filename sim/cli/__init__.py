@@ -1,0 +1,16 @@
+"""The command line: `common` (options, messages, exit codes) and one module for each command.
+
+A command's module has `EXAMPLES`, `configure(parser)` and `main(arguments)`, which returns the exit code. Modules are
+loaded when their command is given, so that help and mistakes cost nothing.
+"""
+
+#: Every command and what it is for, in the order in which help lists them.
+COMMANDS = {
+    "run": "run a guest, or the demo, with probes, and show every hit",
+    "vectors": "run architectural test vectors and compare",
+    "table": "list the instructions of the core",
+    "engines": "list the engines and what each can do here",
+    "bench": "measure cycles per instruction, of traps, and per second",
+    "export": "write the core as Verilog",
+    "doctor": "check what is installed, and say what is missing",
+}
