@@ -26,7 +26,7 @@ from sim.engine import EngineUnavailable
 
 NAME = "compiled"
 NATIVE = Path(__file__).parent / "native"
-FLAGS = ("-std=c++17", "-O2", "-fno-strict-aliasing", "-fPIC", "-w")
+FLAGS = ("-std=c++17", "-O2", "-fno-strict-aliasing", "-fPIC", "-fvisibility=hidden", "-w")
 USE_PYSIM = "Use the engine pysim, which needs no compiler"
 
 #: What decides the C++ of a design, beside the design.

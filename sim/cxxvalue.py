@@ -49,7 +49,7 @@ class Emitter:
         if isinstance(value, Const):
             return literal(value.value, width)
         if isinstance(value, Signal):
-            name = f"d.s{self._index(value)}"
+            name = f"d.s{self._index(value)}"  # not copied: a slice of it reads the words that it needs
             return name if width == len(value) else f"slice<0, {width}>({name})"
         if isinstance(value, Operator):
             return self._operator(value, width)
@@ -93,7 +93,8 @@ class Emitter:
                 start -= len(part)
             start = value.start
             inner = value.value
-        return f"slice<{start}, {width}>({self.value(inner, start + width)})"
+        source = self.value(inner) if isinstance(inner, Signal) else self.value(inner, start + width)
+        return source if width == len(inner) else f"slice<{start}, {width}>({source})"
 
     def _concat(self, value: Concat, width: int) -> str:
         pieces, offset = [], 0

@@ -232,7 +232,16 @@ template<int START, int LEN, class T> INLINE U<LEN> slice(const T &x)
 			low |= word(x, START / 64 + 1) << (64 - START % 64);
 		return low & low_mask(LEN);
 	} else {
-		return conv<LEN>(shr<words_of<T> * 64>(x, START));
+		U<LEN> r;
+		uint64_t *to = reinterpret_cast<uint64_t *>(&r);
+#pragma GCC unroll 16
+		for (int i = 0; i < words_of<U<LEN>>; i++) {
+			uint64_t low = word(x, START / 64 + i) >> (START % 64);
+			if (START % 64)
+				low |= word(x, START / 64 + i + 1) << ((64 - START % 64) & 63);
+			to[i] = low & low_mask(LEN - 64 * i);
+		}
+		return r;
 	}
 }
 
@@ -242,14 +251,16 @@ template<int START, int LEN, class T, class V> INLINE void put(T &x, const V &v)
 	if constexpr (sizeof(T) <= 16) {
 		T mask = (LEN >= int(sizeof(T) * 8) ? ~T(0) : (T(1) << LEN) - 1) << START;
 		x = (x & ~mask) | (conv<int(sizeof(T) * 8)>(v) << START & mask);
-	} else if constexpr (LEN <= 64) {
-		constexpr int i = START / 64, s = START % 64;
-		x.w[i] = (x.w[i] & ~(low_mask(LEN) << s)) | uint64_t(v) << s;
-		if constexpr (s + LEN > 64)
-			x.w[i + 1] = (x.w[i + 1] & ~low_mask(s + LEN - 64)) | uint64_t(v) >> (64 - s);
 	} else {
-		put<START, 64>(x, word(v, 0));
-		put<START + 64, LEN - 64>(x, conv<LEN - 64>(shr<words_of<V> * 64>(v, 64)));
+		// Word by word of v, each into one or two words of x.
+		constexpr int shift = START % 64;
+#pragma GCC unroll 16
+		for (int i = 0; i < (LEN + 63) / 64; i++) {
+			int left = LEN - 64 * i, at = START / 64 + i;
+			x.w[at] = (x.w[at] & ~(low_mask(left) << shift)) | word(v, i) << shift;
+			if (shift && shift + left > 64)
+				x.w[at + 1] = (x.w[at + 1] & ~low_mask(shift + left - 64)) | word(v, i) >> ((64 - shift) & 63);
+		}
 	}
 }
 
