@@ -1,7 +1,7 @@
 """The testbench: memory and registers around the ports of the exported Verilog. It knows `hw.bus` and nothing inside.
 
-The bench drives the clock itself. Between two calls of `Bench.step` memory's answers of the current cycle are on the ports
-and the outputs have settled; a scenario may look at them, change other inputs, and `settle` to see what follows.
+The bench drives the clock itself. Between two calls of `Bench.step` memory's answers of the current cycle are on the
+ports and the outputs have settled; a scenario may look at them, change other inputs, and `settle` to see what follows.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ CODE_SELECTOR, DATA_SELECTOR = 0x08, 0x10
 #: No program here needs as many cycles.
 PATIENCE = 400
 
-_IDLE = (
-    "fetch__req_ready fetch__resp_valid fetch__resp_data data__req_ready data__resp_valid data__resp_data irq__valid "
-    "irq__vector irq__nmi trap__done trap__handled dbg__addr dbg__we dbg__wdata"
-).split()
+#: Inputs of the hart, all 0 in reset.
+_INPUTS = (
+    *("fetch__req_ready", "fetch__resp_valid", "fetch__resp_data"),
+    *("data__req_ready", "data__resp_valid", "data__resp_data"),
+    *("irq__valid", "irq__vector", "irq__nmi"),
+    *("trap__done", "trap__handled"),
+    *("dbg__addr", "dbg__we", "dbg__wdata"),
+)
 
 
 class Port:
@@ -51,7 +55,7 @@ class Bench:
         return getattr(self.dut, f"h0_{name}")
 
     async def reset(self) -> None:
-        for name in _IDLE:
+        for name in _INPUTS:
             getattr(self, name).value = 0
         self.dut.clk.value, self.dut.rst.value = 0, 1
         for _ in range(2):

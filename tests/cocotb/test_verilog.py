@@ -26,7 +26,9 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RAM_BYTES = 64 << 10
 
-SCENARIOS = re.findall(r"^@cocotb\.test.*\n(?:@.*\n)*async def (\w+)", (HERE / "scenarios.py").read_text(), re.MULTILINE)
+SCENARIOS = re.findall(
+    r"^@cocotb\.test.*\n(?:@.*\n)*async def (\w+)", (HERE / "scenarios.py").read_text(), re.MULTILINE
+)
 
 
 def _verilator_version() -> tuple[int, ...]:
