@@ -76,7 +76,7 @@ def print_json(value: Any) -> None:
 
 def table(*columns: str, title: str | None = None, left: Iterable[str] = ()) -> Table:
     """Return an empty table; columns are right-aligned but for those in `left`."""
-    result = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1))
+    result = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         result.add_column(column, justify="left" if column in left else "right", overflow="fold")
     return result
@@ -90,7 +90,7 @@ def progress(what: str, total: float | None = None) -> Iterator[Callable[[float]
         yield lambda done: None
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.completed:,.0f}"))
-    with Progress(*columns, console=err, transient=True) as bar:
+    with Progress(*columns, console=err, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
 

@@ -1,0 +1,112 @@
+"""From what the user wrote (--probe, --jprobe, a script) to probes on a machine."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kprobes import HandlerError, Jprobe, Kprobe, KprobeError, PtRegs
+from sim.cli.common import UserError
+from sim.machine import Machine
+
+
+@dataclass
+class Probing:
+    """The probes of a run, planted anew on each machine. `notes`: what a handler saw, by cycle."""
+
+    probes: list[tuple[str, int]] = field(default_factory=list)
+    jprobes: list[tuple[str, int]] = field(default_factory=list)
+    script: Path | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.probes or self.jprobes or self.script)
+
+    def plant(self, machine: Machine) -> None:
+        """Register everything on a machine; raise UserError or KprobeError with the next step."""
+        for symbol, offset in self.probes:
+            machine.kprobes.register_kprobe(_kprobe(symbol, offset))
+        for symbol, offset in self.jprobes:
+            machine.kprobes.register_jprobe(_jprobe(symbol, offset))
+        if self.script:
+            _run_script(self.script, machine)
+
+
+def place(text: str) -> tuple[str, int]:
+    """Read SYMBOL, SYMBOL+OFFSET, or an address."""
+    found = re.fullmatch(r"([^+\s]+)(?:\+(0[xX][\da-fA-F]+|\d+))?", text)
+    if not found:
+        raise UserError(f"{text!r} is no place to probe: write SYMBOL, SYMBOL+OFFSET (main+4, main+0x1c) or an address (0x1000)")
+    return found[1], int(found[2] or "0", 0)
+
+
+def _where(name: str, offset: int) -> dict[str, Any]:
+    if re.fullmatch(r"0[xX][\da-fA-F]+", name):
+        return {"addr": int(name, 16), "offset": offset}
+    return {"symbol_name": name, "offset": offset}
+
+
+def _pre(p: Kprobe, regs: PtRegs) -> int:
+    return 0
+
+
+def _kprobe(name: str, offset: int) -> Kprobe:
+    return Kprobe(**_where(name, offset), pre_handler=_pre)
+
+
+def _jprobe(name: str, offset: int) -> Jprobe:
+    def entry(a: int, b: int, c: int) -> None:
+        print(f"jprobe {name}: {a:#x}, {b:#x}, {c:#x}")
+
+    return Jprobe(entry, **_where(name, offset))
+
+
+def _run_script(path: Path, machine: Machine) -> None:
+    """Run a probe script: `setup(machine)` if it has one, else every Kprobe and Jprobe that it holds is registered."""
+    names = _guarded(path, lambda: runpy.run_path(str(path), run_name="probes"))
+    setup = names.get("setup")
+    if callable(setup):
+        _guarded(path, lambda: setup(machine))
+        return
+    probes = list({id(v): v for v in names.values() if isinstance(v, (Kprobe, Jprobe))}.values())
+    if not probes:
+        raise UserError(f"{path} registers nothing: define setup(machine), or hold a Kprobe or a Jprobe in a variable")
+    for probe in probes:
+        if isinstance(probe, Jprobe):
+            machine.kprobes.register_jprobe(probe)
+        else:
+            machine.kprobes.register_kprobe(probe)
+
+
+def _guarded(path: Path, call: Callable[[], Any]) -> Any:
+    """Run a part of a script; what it raises becomes a UserError with its line."""
+    try:
+        return call()
+    except (KprobeError, UserError):
+        raise
+    except FileNotFoundError as error:
+        if not path.exists():
+            raise UserError(f"{path} does not exist: check the name of the script") from None
+        raise UserError(f"{path}{_line(error, path)}: {error}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a directory: give a Python file") from None
+    except (Exception, SystemExit) as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else _line(error, path)
+        text = error.msg if isinstance(error, SyntaxError) else error
+        raise UserError(f"{path}{line}: {type(error).__name__}: {text}; correct the script") from None
+
+
+def _line(error: BaseException, path: Path) -> str:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    return f", line {frames[-1].lineno}" if frames else ""
+
+
+def explain(error: HandlerError) -> str:
+    """Return the message of a handler that raised, with its file and line, and the next step."""
+    frames = traceback.extract_tb(error.__cause__.__traceback__) if error.__cause__ else []
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{error}{where}; correct the handler and run again"

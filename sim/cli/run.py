@@ -1,0 +1,258 @@
+"""Runs a guest with probes and shows every hit; without an ELF file, the demo.
+
+The demo is built with gcc, probed by examples/demo/probes.py, run a second
+time without probes, and recorded as a waveform around its first hit."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kprobes import HandlerError, KprobePanic
+from sim import guestbuild
+from sim.cli import common, htmlreport
+from sim.cli.common import FINDING, OK, OUT, UserError
+from sim.cli.probing import Probing, explain, place
+from sim.elf import Image, load_elf
+from sim.engine import StopReason
+from sim.events import Trap
+from sim.gtkw import around
+from sim.machine import Machine, RunResult
+from sim.report import Hit, hits, summary, vector_name
+from sim.wave import WaveError, WaveRecorder
+
+EXAMPLES = (
+    "run",
+    "run guest.elf --probe main+4 --jprobe ip_queue_xmit",
+    "run guest.elf --script probes.py --compare",
+    "run guest.elf --wave --wave-around trap:0",
+    "run guest.elf --json",
+)
+
+#: The run is cut into pieces of so many cycles to show progress.
+PIECE, FAST_PIECE = 2_000, 2_000_000
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("elf", nargs="?", type=Path, metavar="ELF", help="a static x86-64 executable (default: the demo)")
+    parser.add_argument("--probe", action="append", default=[], metavar="SYM[+OFF]", help="count hits of an instruction")
+    parser.add_argument("--jprobe", action="append", default=[], metavar="SYM", help="show a function's first arguments")
+    parser.add_argument("--script", type=Path, metavar="FILE.py", help="probes with handlers in Python")
+    common.add_engine(parser)
+    parser.add_argument("--wave", nargs="?", const=True, metavar="FILE", help="record a waveform (.vcd, .vcd.gz, .fst)")
+    parser.add_argument("--wave-around", metavar="WHAT", help="trap:N, hit:N, cycle:N (from 0) or all; default the first hit")
+    parser.add_argument("--compare", action="store_true", help="run again without probes and compare")
+    parser.add_argument("--max-cycles", type=common.cycles, default=10_000_000, metavar="N", help="default 10M")
+    parser.add_argument("--ram", type=common.size, default=16 << 20, metavar="SIZE", help="RAM of the machine; default 16M")
+    common.add_json(parser)
+
+
+@dataclass
+class Report:
+    """What a command line asked for, and what came of it."""
+
+    name: str
+    image: Image
+    result: RunResult
+    hits: list[Hit]
+    chain: list[str]
+    findings: list[str] = field(default_factory=list)
+    equal: bool | None = None
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run; 1 if the guest did not end well or probes changed what it does."""
+    common.check_engine(arguments.engine)
+    probing = Probing([place(p) for p in arguments.probe], [place(p) for p in arguments.jprobe], arguments.script)
+    demo = arguments.elf is None
+    if demo:
+        if not probing:
+            probing.script = guestbuild.DEMO_DIR / "probes.py"
+        arguments.elf = guestbuild.build_program("demo", n=guestbuild.PROGRAMS["demo"].n_test)
+        arguments.compare = True
+        arguments.wave = arguments.wave or True
+    name = "demo" if demo else arguments.elf.stem
+    image = load_elf(arguments.elf)
+    try:
+        report = _run(name, image, probing, arguments)
+    except HandlerError as error:
+        raise UserError(explain(error)) from None
+    except KprobePanic as error:
+        common.note(f"kprobes panic: {error}")
+        return FINDING
+    except (WaveError, ValueError) as error:
+        if isinstance(error, UnicodeError) or not _expected(error):
+            raise
+        raise UserError(str(error)) from None
+    if arguments.json:
+        common.print_json(_as_json(report))
+    else:
+        _show(report)
+    return FINDING if report.findings else OK
+
+
+def _expected(error: Exception) -> bool:
+    """Whether a ValueError is one that `sim.gtkw`, `sim.wave` or the hardware's parameters mean for the user."""
+    return isinstance(error, WaveError) or type(error) is ValueError
+
+
+def _run(name: str, image: Image, probing: Probing, arguments: argparse.Namespace) -> Report:
+    with contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext():
+        with _machine(image, arguments) as machine:
+            probing.plant(machine)
+            result = _simulate(machine, arguments.max_cycles, "with probes" if probing else "running")
+            report = Report(name, image, result, hits(machine.events), _chain(machine, result))
+            events = list(machine.events)
+        _judge(report, arguments.max_cycles)
+        if arguments.compare and probing:
+            _compare(report, arguments)
+        if arguments.wave or arguments.wave_around:
+            _wave(report, events, probing, arguments)
+    path = OUT / name / "report.html"
+    report.files["report"] = str(path)
+    try:
+        htmlreport.write(path, f"kphw run: {name}", _facts(report), _console(result), report.hits)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): run where you may write") from None
+    return report
+
+
+@contextlib.contextmanager
+def _machine(image: Image, arguments: argparse.Namespace) -> Iterator[Machine]:
+    with common.progress(f"preparing the engine {arguments.engine}"):
+        machine = Machine(image, engine=arguments.engine, ram_bytes=arguments.ram)
+    with machine:
+        yield machine
+
+
+def _simulate(machine: Machine, max_cycles: int, what: str) -> RunResult:
+    """Run to the end, piece by piece; return the result of the whole."""
+    piece = FAST_PIECE if "fast" in machine.engine.capabilities else PIECE
+    parts: list[RunResult] = []
+    with common.progress(what) as show:
+        while not parts or (parts[-1].reason == StopReason.MAX_CYCLES and machine.cycle < max_cycles):
+            parts.append(machine.run(min(piece, max_cycles - machine.cycle)))
+            show(machine.cycle)
+    last = parts[-1]
+    return RunResult(
+        last.reason, sum(p.cycles for p in parts), sum(p.retired for p in parts), last.exit,
+        b"".join(p.console for p in parts), sum(p.hits for p in parts), last.engine, sum(p.seconds for p in parts),
+        [call for p in parts for call in p.unhandled], last.shutdown,
+    )  # fmt: skip
+
+
+def _chain(machine: Machine, result: RunResult) -> list[str]:
+    """Name the traps that led to a shutdown, or that nobody handled."""
+    traps = list(result.shutdown)
+    if not traps and result.unhandled:
+        before = [e for e in machine.events.of(Trap) if e.cycle <= result.unhandled[0].cycle]
+        traps = before[-1:]
+    lines = []
+    for trap in traps:
+        error = "" if trap.error is None else f", error code {trap.error:#x}"
+        address = f", address {trap.address:#x}" if trap.vector == 14 else ""
+        lines.append(f"{vector_name(trap.vector)} at {machine.symbols.describe(trap.rip)} (cycle {trap.cycle}{error}{address})")
+    return lines
+
+
+def _judge(report: Report, max_cycles: int) -> None:
+    """Find what is wrong with how the run ended."""
+    result, chain = report.result, "; then ".join(report.chain)
+    if result.reason == StopReason.SHUTDOWN:
+        report.findings.append(f"the hart shut down on a triple fault: {chain}")
+    elif result.unhandled:
+        report.findings.append(f"a trap that nobody handled: {chain}")
+    elif result.reason == StopReason.MAX_CYCLES:
+        report.findings.append(f"the guest did not end in {max_cycles:,} cycles: give it more with --max-cycles")
+    elif result.exit is not None and result.exit >> 1:
+        report.findings.append(f"the guest ended with status {result.exit >> 1}")
+
+
+def _compare(report: Report, arguments: argparse.Namespace) -> None:
+    with _machine(report.image, arguments) as machine:
+        plain = _simulate(machine, arguments.max_cycles, "without probes")
+    probed = report.result
+    report.equal = (plain.console, plain.exit, plain.reason) == (probed.console, probed.exit, probed.reason)
+    if not report.equal:
+        report.findings.append(f"without probes the guest prints {_console(plain)!r} and exits with {plain.exit}")
+
+
+def _wave(report: Report, events: list, probing: Probing, arguments: argparse.Namespace) -> None:
+    """Run once more with a recorder on the chosen window: a run is the same every time."""
+    what = arguments.wave_around
+    if what is None:
+        what = "hit:0" if report.hits else "trap:0" if any(isinstance(e, Trap) for e in events) else "all"
+    window = around(events, what)
+    path = OUT / report.name / "wave.vcd" if arguments.wave in (True, None) else Path(arguments.wave)
+    with _machine(report.image, arguments) as machine, contextlib.redirect_stdout(io.StringIO()):
+        probing.plant(machine)
+        recorder = WaveRecorder(machine)
+        recorder.window(window.start, window.end)
+        _simulate(machine, min(window.end, arguments.max_cycles), "recording the waveform")
+        try:
+            paths = recorder.write(path, window.marks, window.focus)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written ({error.strerror}): choose another file with --wave") from None
+    report.files["wave"] = str(paths[0])
+    report.files["gtkwave"] = str(paths[1])
+
+
+def _console(result: RunResult) -> str:
+    return result.console.decode(errors="replace")
+
+
+def _facts(report: Report) -> list[tuple[str, object]]:
+    result = report.result
+    rate = result.cycles / result.seconds if result.seconds else 0
+    facts: list[tuple[str, object]] = [
+        ("engine", f"{result.engine}, {result.seconds:.1f} s, {rate:,.0f} cycles/s"),
+        ("cycles", f"{result.cycles:,}"),
+        ("retired", f"{result.retired:,} instructions ({result.cycles / max(1, result.retired):.2f} cycles each)"),
+        ("ended", {StopReason.EXIT: f"status {(result.exit or 0) >> 1}"}.get(result.reason, result.reason.name.lower())),
+    ]
+    if report.equal is not None:
+        facts.append(("unprobed run", "the same console and exit" if report.equal else "DIFFERENT"))
+    return facts + [("found", finding) for finding in report.findings]
+
+
+def _as_json(report: Report) -> dict[str, object]:
+    result = report.result
+    return {
+        "guest": report.name, "engine": result.engine, "cycles": result.cycles, "retired": result.retired,
+        "exit": result.exit, "reason": result.reason.name.lower(), "console": _console(result),
+        "seconds": round(result.seconds, 3), "hits": [hit.as_dict() for hit in report.hits],
+        "findings": report.findings, "same_without_probes": report.equal, "files": report.files,
+    }  # fmt: skip
+
+
+def _show(report: Report) -> None:
+    console = common.console()
+    if report.hits:
+        console.print(hit_table(report.hits))
+        for head, lines in summary(report.hits):
+            print(head, *lines, sep="\n  ")
+        print()
+    text = _console(report.result)
+    if text:
+        print(f"{'console':14}{text.rstrip().replace(chr(10), chr(10) + 14 * ' ')}")
+    for name, value in (*_facts(report), *report.files.items()):
+        print(f"{name.upper() if name == 'found' else name:14}{value}")
+
+
+def hit_table(found: list[Hit]):
+    """Return the table of hits, at most 80 columns wide."""
+    table = common.table(
+        "cycle", "at", "handlers", "deliver", "stub", "return", "step", "total", left=("at", "handlers"),
+        title=f"{len(found)} probe hits, and the cycles in each phase",
+    )  # fmt: skip
+    for hit in found:
+        phases = (str(cycles) for cycles in hit.phases().values())
+        table.add_row(str(hit.cycle), hit.symbol, ", ".join(hit.results) or hit.kind, *phases, str(hit.total))
+    return table
