@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
-from pathlib import Path
 
 from sim.report import PHASES, Hit, summary
 
@@ -20,14 +19,8 @@ pre { background: #f4f4f4; padding: .6em 1em; overflow-x: auto } .bar { display:
 """
 
 
-def write(path: Path, title: str, facts: Iterable[tuple[str, object]], console: str, found: list[Hit]) -> None:
-    """Write the report: the facts of the run, every hit with its phases as a bar, and the guest's console."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(title, facts, console, found))
-
-
 def page(title: str, facts: Iterable[tuple[str, object]], console: str, found: list[Hit]) -> str:
-    """Return the report."""
+    """Return the report: the facts of the run, every hit with its phases as a bar, and the guest's console."""
     rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>\n" for name, value in facts)
     longest = max((hit.total for hit in found), default=1)
     body = [f"<h1>{escape(title)}</h1>", f"<table>{rows}</table>"]

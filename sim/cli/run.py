@@ -9,7 +9,7 @@ import argparse
 import contextlib
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from sim.cli import common, htmlreport
 from sim.cli.common import FINDING, OK, OUT, UserError
 from sim.cli.probing import Probing, explain, place
 from sim.elf import Image, load_elf
-from sim.engine import StopReason
+from sim.engine import Recording, StopReason
 from sim.events import Trap
 from sim.gtkw import around
 from sim.machine import Machine, RunResult
@@ -47,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     common.add_engine(parser)
     parser.add_argument("--wave", nargs="?", const=True, metavar="FILE", help="record a waveform (.vcd, .vcd.gz, .fst)")
     parser.add_argument("--wave-around", metavar="WHAT", help="trap:N, hit:N, cycle:N (from 0) or all; default the first hit")
+    parser.add_argument("--events", nargs="?", const=True, metavar="FILE", help="write every event, retirement included")
     parser.add_argument("--compare", action="store_true", help="run again without probes and compare")
     parser.add_argument("--max-cycles", type=common.cycles, default=10_000_000, metavar="N", help="default 10M")
     parser.add_argument("--ram", type=common.size, default=16 << 20, metavar="SIZE", help="RAM of the machine; default 16M")
@@ -110,24 +111,34 @@ def _run(name: str, image: Image, probing: Probing, arguments: argparse.Namespac
             result = _simulate(machine, arguments.max_cycles, "with probes" if probing else "running")
             report = Report(name, image, result, hits(machine.events), _chain(machine, result))
             events = list(machine.events)
+            if arguments.events:
+                path = OUT / name / "events.jsonl" if arguments.events is True else Path(arguments.events)
+                report.files["events"] = _written(path, machine.events.write_jsonl)
         _judge(report, arguments.max_cycles)
         if arguments.compare and probing:
             _compare(report, arguments)
         if arguments.wave or arguments.wave_around:
             _wave(report, events, probing, arguments)
-    path = OUT / name / "report.html"
-    report.files["report"] = str(path)
-    try:
-        htmlreport.write(path, f"kphw run: {name}", _facts(report), _console(result), report.hits)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): run where you may write") from None
+    page = htmlreport.page(f"kphw run: {name}", _facts(report), _console(result), report.hits)
+    report.files["report"] = _written(OUT / name / "report.html", lambda path: path.write_text(page))
     return report
+
+
+def _written(path: Path, write: Callable[[Path], object]) -> str:
+    """Write a file and its folder; return its path."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): choose a place where you may write") from None
+    return str(path)
 
 
 @contextlib.contextmanager
 def _machine(image: Image, arguments: argparse.Namespace) -> Iterator[Machine]:
+    record = Recording.ALL if arguments.events else Recording.TRAPS
     with common.progress(f"preparing the engine {arguments.engine}"):
-        machine = Machine(image, engine=arguments.engine, ram_bytes=arguments.ram)
+        machine = Machine(image, engine=arguments.engine, ram_bytes=arguments.ram, record=record)
     with machine:
         yield machine
 

@@ -1,0 +1,136 @@
+"""Measures the core and the engines: cycles per instruction on compiled programs, cycles of int3, iretq and a
+whole probe hit, simulated cycles per second; and compares with the bars of the design (section 9)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sim.cli import common
+from sim.cli.common import FINDING, OK, UserError, note
+from sim.cli.engines import engines
+from sim.cli.measure import FIGURES, QUICK, WORKLOADS, BenchError, run_workload, trap_figures
+from sim.engine import EngineUnavailable, open_engine
+
+EXAMPLES = ("bench", "bench --quick --engine pysim", "bench --save", "bench --json")
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "bench" / "results.jsonl"
+
+#: What the speed of an engine is measured on.
+RATE_WORKLOAD = "mix"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    common.add_engine(parser)
+    parser.add_argument("--quick", action="store_true", help="a few short workloads")
+    parser.add_argument("--save", action="store_true", help="add the figures to bench/results.jsonl")
+    common.add_json(parser)
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Measure and print; 1 if a workload does not end well."""
+    common.check_engine(arguments.engine)
+    try:
+        result = measure(arguments.engine, arguments.quick)
+    except BenchError as error:
+        note(f"bench: {error}")
+        return FINDING
+    if arguments.save:
+        _save(result)
+    if arguments.json:
+        common.print_json(result)
+    else:
+        _show(result)
+    return OK
+
+
+def measure(engine: str, quick: bool) -> dict[str, Any]:
+    """Return everything that is measured. CPI and traps: on one engine; all engines agree on them."""
+    with common.progress("preparing the engine"):
+        opened = open_engine(engine)
+    name = opened.name
+    opened.close()
+    names = QUICK if quick else WORKLOADS
+    workloads: dict[str, dict[str, Any]] = {}
+    with common.progress(f"workloads on {name}", len(names)) as show:
+        for number, workload in enumerate(names, 1):
+            run = run_workload(workload, name, quick)
+            cpi = run.cycles / run.retired
+            workloads[workload] = {"cycles": run.cycles, "retired": run.retired, "cpi": round(cpi, 3)}
+            if workload == RATE_WORKLOAD:
+                rate = run.cycles / run.seconds
+            show(number)
+    with common.progress("traps"):
+        figures: dict[str, float] = trap_figures(name)
+    cpis = [w["cpi"] for w in workloads.values()]
+    figures["cpi"] = round(math.exp(sum(map(math.log, cpis)) / len(cpis)), 3)
+    figures["cpi_worst"] = max(cpis)
+    figures[name] = round(rate)
+    if engine == "auto":
+        for other in engines():
+            if other["available"] and other["name"] != name:
+                figures[other["name"]] = round(_rate(other["name"]))
+    return {
+        "commit": _commit(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "engine": name, "quick": quick,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cpus, Python {platform.python_version()}",
+        "figures": figures, "workloads": workloads,
+    }  # fmt: skip
+
+
+def _rate(name: str) -> float:
+    with common.progress(f"speed of {name}"):
+        try:
+            run = run_workload(RATE_WORKLOAD, name, quick=False)
+        except EngineUnavailable as error:
+            note(str(error))
+            return 0
+    return run.cycles / run.seconds
+
+
+def _commit() -> str | None:
+    try:
+        done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+def _save(result: dict[str, Any]) -> None:
+    try:
+        RESULTS.parent.mkdir(exist_ok=True)
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+    except OSError as error:
+        raise UserError(f"{RESULTS} cannot be written ({error.strerror}): run in a clone of the repository") from None
+    note(f"added to {os.path.relpath(RESULTS)}")
+
+
+def _show(result: dict[str, Any]) -> None:
+    console = common.console()
+    table = common.table("workload", "cycles", "instructions", "CPI", left=("workload",))
+    for name, workload in result["workloads"].items():
+        table.add_row(name, f"{workload['cycles']:,}", f"{workload['retired']:,}", f"{workload['cpi']:.2f}")
+    console.print(table)
+    table = common.table("figure", "measured", "first bar", "aim", "", left=("figure", ""))
+    for figure in FIGURES:
+        value = result["figures"].get(figure.key)
+        if value is not None:
+            good, best = (value <= figure.bar, value <= figure.aim) if figure.low else (value >= figure.bar, value >= figure.aim)
+            verdict = "aim" if best else "bar" if good else "MISSED"
+            table.add_row(figure.about, *map(number, (value, figure.bar, figure.aim)), verdict)
+    console.print(table)
+    print(f"engine {result['engine']}; {result['machine']}; commit {result['commit'] or 'unknown'}")
+
+
+def number(value: float) -> str:
+    """Return 1.23, 40, 100,000."""
+    return f"{value:,.0f}" if value >= 100 or value == int(value) and value > 5 else f"{value:.2f}"
