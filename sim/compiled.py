@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import c_char_p, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from struct import Struct
+from typing import Any
 
 from hw.isa.facts import DebugReg
 from hw.ram import check_parameters
@@ -106,10 +107,11 @@ class CompiledEngine:
             lib = ctypes.CDLL(str(library))
         except OSError as error:
             raise EngineUnavailable(NAME, f"the library does not load ({error})", f"Delete {library.parent}") from error
-        self._call: dict[str, ctypes._CFuncPtr] = {}
+        self._call: dict[str, Callable[..., Any]] = {}
         for function, (result, parameters) in FUNCTIONS.items():
-            self._call[function] = call = getattr(lib, f"engine_{function}")
+            call = getattr(lib, f"engine_{function}")
             call.restype, call.argtypes = result, (c_void_p, *parameters)
+            self._call[function] = call
         new = lib.engine_new
         new.restype = c_void_p
         new.argtypes = (c_uint32, c_uint64, c_uint32, c_uint32, c_uint32, c_char_p, c_size_t)

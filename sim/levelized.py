@@ -18,7 +18,7 @@ class _Memory:
 
     def __init__(self, data: Any):
         self.initial = list(data._init._raw)
-        self.rows = list(self.initial)
+        self.rows: list[int] = list(self.initial)
         self.depth = len(self.rows)
         self.queue: dict[int, int] = {}
         self.readers: list[_Process] = []
@@ -28,7 +28,7 @@ class _Memory:
 
     def write(self, address: int, value: int, mask: int) -> None:
         if mask and address < self.depth:
-            old = self.queue.get(address, self.rows[address])
+            old = self.queue[address] if address in self.queue else self.rows[address]
             self.queue[address] = (value & mask) | (old & ~mask)
 
 

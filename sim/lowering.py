@@ -65,7 +65,7 @@ def project(statements: Iterable[Any], keep: Callable[[Any], bool]) -> list[Any]
             cases = [(patterns, project(body, keep), where) for patterns, body, where in statement.cases]
             if any(body for _, body, _ in cases):
                 switch = copy.copy(statement)
-                switch._cases = cases
+                switch._cases = tuple(cases)
                 result.append(switch)
         elif keep(statement):
             result.append(statement)

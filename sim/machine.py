@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 from hw.bus import HIGH_BASE
 from hw.isa.facts import VECTORS, DebugReg, SysReg, Vector
 from kprobes import GuestMemoryError as KprobesMemoryError
-from kprobes import HandlerError, Kprobes, PtRegs
+from kprobes import HandlerError, Kprobes, PtRegs, Symbols
 from kprobes import Trap as ProbeTrap
 from sim.elf import Image, SymbolTable, load_elf
 from sim.engine import NEVER, Engine, Recording, SocFactory, StopOn, StopReason, default_soc, open_engine
@@ -271,8 +272,8 @@ class _Guest:
         return len(self._machine.harts)
 
     @property
-    def symbols(self) -> SymbolTable:
-        return self._machine.symbols
+    def symbols(self) -> Symbols:
+        return cast(Symbols, self._machine.symbols)  # the same members, read-only here
 
     def read(self, addr: int, n: int) -> bytes:
         try:

@@ -83,6 +83,11 @@ def _store(emitter: Any, index: int, signal: Any, mask: int) -> None:
             emitter.append(line.format(index))
 
 
+def _target(compiler: _Statements, value: Any) -> Callable[[str], None]:
+    """Return the function that emits the assignment of code to a value."""
+    return compiler.lhs(value)  # type: ignore[return-value]
+
+
 def compile_comb(design: Any, statements: list[Any], chosen: frozenset[int]) -> Run:
     """Return a function that computes the chosen ones among the signals that the statements drive."""
     emitter, compiler = _start(design)
@@ -120,7 +125,7 @@ def compile_read(design: Any, port: Any, memory: Any) -> Run:
     driven = _masks(design, [], [port._data])
     for index in driven:
         emitter.append(f"next_{index} = 0")
-    compiler.lhs(port._data)(f"memory.read({compiler.rhs.sign(port._addr)})")
+    _target(compiler, port._data)(f"memory.read({compiler.rhs.sign(port._addr)})")
     for index, (signal, mask) in driven.items():
         _store(emitter, index, signal, mask)
     return _finish(design, emitter, memory=memory)
@@ -149,6 +154,6 @@ def compile_memory(design: Any, instance: Any, memory: Any) -> Run:
             for number in port._transparent_for:
                 where, data, enable = writes[number]
                 emitter.append(f"if {address} == {where}: {value} = {value} & ~{enable} | {data} & {enable}")
-            compiler.lhs(port._data)(value)
+            _target(compiler, port._data)(value)
     _queue(emitter, driven)
     return _finish(design, emitter, memory=memory)

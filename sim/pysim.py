@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from amaranth.hdl import Value
 
 from hw.isa.facts import DebugReg
-from hw.ram import EXTRA, check_parameters, wait_seed_of
+from hw.ram import check_parameters
 from sim.engine import (
     FOREVER,
     HALT_CYCLES,
@@ -18,98 +17,20 @@ from sim.engine import (
     HartState,
     Recording,
     Records,
-    RetireFlag,
-    RetireRecord,
     SocFactory,
     Stop,
     StopOn,
     StopReason,
 )
 from sim.levelized import Design
+from sim.pyhart import Hart
 
 NAME = "pysim"
-
-#: Members of RetirePort in the order of RetireRecord, after the cycle and without hart and flags.
-_RETIRE_WIDE = RetireRecord._fields[1:10]
-_RETIRE_NARROW = ("length", "reg", "mem_size", "trap_vector", "trap_class")
-
 
 def create(*, harts: int, ram_bytes: int, latency: int, wait_seed: int | None, soc_factory: SocFactory) -> PysimEngine:
     """Return an engine; parameters as for `sim.engine.open_engine`."""
     check_parameters(ram_bytes, latency)
     return PysimEngine(soc_factory(harts=harts, ram_bytes=ram_bytes), harts, ram_bytes, latency, wait_seed)
-
-
-@dataclass
-class _Answers:
-    """The requests of one port that wait for their answer: `RamQueue` of ``native/ram.h``, and `hw.ram.Ram`."""
-
-    latency: int
-    random: int | None
-    now: int = 0
-    waiting: list[tuple[int, int]] = field(default_factory=list)  # data, the cycle from which it may leave
-
-    def ready(self) -> bool:
-        return self.random is None or (bool(self.random & 3) and len(self.waiting) < self.latency + EXTRA)
-
-    def answer(self) -> int | None:
-        if self.waiting and self.waiting[0][1] <= self.now and (self.random is None or self.random >> 8 & 3):
-            return self.waiting[0][0]
-        return None
-
-    def edge(self, answered: bool, accepted: int | None) -> None:
-        if accepted is not None:
-            self.waiting.append((accepted, self.now + self.latency))
-        if answered:
-            self.waiting.pop(0)
-        self.now += 1
-        if self.random is not None:
-            x = self.random
-            x ^= x << 13 & 0xFFFFFFFF
-            x ^= x >> 17
-            self.random = x ^ (x << 5 & 0xFFFFFFFF)
-
-
-class _Hart:
-    """Indices of a hart's signals in the design's values, and what the engine remembers of the hart."""
-
-    def __init__(self, number: int, index: dict[str, int], ram: tuple[int, int | None]):
-        prefix = f"h{number}_"
-        at = {name.removeprefix(prefix): i for name, i in index.items() if name.startswith(prefix)}
-        self.number, self.at = number, at
-        self.flags = [(at["retire__" + flag.name.lower()], flag.value) for flag in RetireFlag]
-        self.wide = [at[f"retire__{name}"] for name in _RETIRE_WIDE]
-        self.narrow = [at[f"retire__{name}"] for name in _RETIRE_NARROW]
-        self.retire_bytes, self.trap_error = at["retire__bytes"], at["retire__trap_error"]
-        self.retire_valid, self.retire_trap = at["retire__valid"], at["retire__trap"]
-        self.retire_last, self.retire_again = at["retire__last"], at["retire__again"]
-        self.retire_deliver, self.retire_iret = at["retire__deliver"], at["retire__iret"]
-        self.pc, self.next_pc = at["retire__pc"], at["retire__next_pc"]
-        self.fetch = tuple(at[f"fetch__{m}"] for m in ("req_valid", "req_ready", "req_addr", "resp_valid", "resp_data"))
-        self.data = tuple(at[f"data__{m}"] for m in ("req_valid", "req_ready", "req_addr", "resp_valid", "resp_data"))
-        self.size, self.write, self.stored = at["data__req_size"], at["data__req_write"], at["data__req_data"]
-        self.ack, self.irq, self.nmi = at["irq__ack"], at["irq__valid"], at["irq__nmi"]
-        self.trap_req, self.trap_done, self.handled = at["trap__req"], at["trap__done"], at["trap__handled"]
-        self.boundary, self.halted, self.shutdown = at["dbg__boundary"], at["dbg__halted"], at["dbg__shutdown"]
-        self.reset(*ram)
-
-    def reset(self, latency: int, seed: int | None) -> None:
-        """Forget everything."""
-        starts = [None if seed is None else wait_seed_of(seed, 2 * self.number + port) for port in (0, 1)]
-        self.fetches, self.loads = (_Answers(latency, start) for start in starts)
-        self.retired, self.done, self.nmi_wanted = 0, None, False
-
-    def record(self, cycle: int, v: list[int]) -> RetireRecord:
-        """Return what the RetirePort shows."""
-        return RetireRecord(
-            cycle,
-            *(v[i] for i in self.wide),
-            v[self.retire_bytes].to_bytes(16, "little"),
-            v[self.trap_error],
-            self.number,
-            *(v[i] for i in self.narrow),
-            sum(value for i, value in self.flags if v[i]),
-        )
 
 
 def _flat_ports(soc: Any) -> dict[str, Value]:
@@ -131,7 +52,7 @@ class PysimEngine:
         self._index = {name: self._design.get_signal(port) for name, port in ports.items()}  # type: ignore[arg-type]
         self._widths = {name: len(port) for name, port in ports.items()}
         self._values = self._design.values
-        self._harts = [_Hart(i, self._index, self._waits) for i in range(harts)]
+        self._harts = [Hart(i, self._index, self._waits) for i in range(harts)]
         self._mode, self._window = Recording.TRAPS, (0, FOREVER)
         self._sampled: list[int] = []
         self._sample_window = (0, 0)
@@ -206,7 +127,8 @@ class PysimEngine:
         """Execute at most `max_cycles` cycles, until an event."""
         if stop.retired is not None and stop.retired <= 0:
             return Stop(StopReason.RETIRED, stop.hart, 0)
-        start, halted_for, self._left = self._cycle, 0, stop.retired
+        start, halted_for = self._cycle, 0
+        self._left = stop.retired
         watched = stop != NEVER
         v, poke = self._values, self._design.poke
         console, ends = self._index["console_valid"], self._index["exit_valid"]
@@ -245,7 +167,8 @@ class PysimEngine:
                     found = found or (StopReason.SHUTDOWN, hart.number)
                 if watched and stop.hart in (None, hart.number):
                     reason = self._watch(hart, stop)
-                    found = found or (reason and (reason, hart.number))
+                    if reason is not None:
+                        found = found or (reason, hart.number)
             if armed:
                 for hart in self._harts:
                     hart.done = None
@@ -266,7 +189,7 @@ class PysimEngine:
                 self._design.poke(hart.nmi, 0)
         self._design.settle()
 
-    def _watch(self, hart: _Hart, stop: StopOn) -> StopReason | None:
+    def _watch(self, hart: Hart, stop: StopOn) -> StopReason | None:
         """Which of the chosen events the ports of a hart show."""
         v = self._values
         found = StopReason.TRAP if stop.trap and v[hart.retire_trap] else None
@@ -284,7 +207,7 @@ class PysimEngine:
                 found = found or StopReason.RETIRED
         return found
 
-    def _observe(self, hart: _Hart) -> None:
+    def _observe(self, hart: Hart) -> None:
         v = self._values
         ends = v[hart.retire_valid] and v[hart.retire_last]
         if ends and not v[hart.retire_again] and not v[hart.retire_deliver]:
