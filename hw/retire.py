@@ -220,14 +220,15 @@ class RetireStage(Component):
             m.d.sync += stale.eq(0)
         with m.Elif(stored & self.code_page):
             m.d.sync += stale.eq(1)
+        shadows = writes & to_ss & (shadow != Shadow.MOVSS)  # a second one does not: Intel's rule (3.6)
         with m.If(ends):
             m.d.sync += [
                 rip.eq(d.target),
                 mid_rep.eq(d.again),
-                step.eq(started_stepping & ~u.deliver & ~(writes & to_ss)),
+                step.eq(started_stepping & ~u.deliver & ~shadows),
                 shadow.eq(Shadow.NONE),
             ]
-            with m.If(writes & to_ss & (shadow != Shadow.MOVSS)):
+            with m.If(shadows):
                 m.d.sync += shadow.eq(Shadow.MOVSS)
             with m.Elif((u.sysop == SysOp.STI) & ~rflags[RFlag.IF]):
                 m.d.sync += shadow.eq(Shadow.STI)
