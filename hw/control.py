@@ -11,8 +11,8 @@ from amaranth.lib import data, enum
 from hw.isa.facts import STATUS_FLAGS, Op, SysOp, SysReg
 from hw.isa.opcodes import TABLE
 from hw.isa.routines import ROUTINES
-from hw.types import Rep
 from hw.isa.rows import LOCK, MEM, NO66, NOREXB, REG, REXB, Row, Sel, Uop, When, reads_a
+from hw.types import Rep
 
 #: `Ctl.size` of a routine row that leaves the size to the instruction.
 SIZE_OF_INSN = 8

@@ -6,10 +6,10 @@ What is killed: a redirect of D drops F and L; one of X also D, A and M; a flush
 """
 
 from amaranth.hdl import Cat, Module, Signal
-from amaranth.lib.wiring import Component, In, Out, connect, flipped
+from amaranth.lib.wiring import Component, Out, connect, flipped
 
 from hw.address import AddressStage
-from hw.bus import PHYS_BITS, DataBus, DebugPort, FetchBus, IoPort, IrqPort, PipePort, RetirePort
+from hw.bus import DataBus, DebugPort, FetchBus, IoPort, IrqPort, PipePort, RetirePort
 from hw.decode import Decode
 from hw.execute import ExecuteStage
 from hw.fetch import Fetch
@@ -43,7 +43,7 @@ class Core(Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.f = f = Fetch(self._ram_bytes)
-        m.submodules.l = l = Length()
+        m.submodules.l = length = Length()
         m.submodules.d = d = Decode()
         m.submodules.a = a = AddressStage(self._ram_bytes)
         m.submodules.m = mem = MemoryStage()
@@ -51,7 +51,7 @@ class Core(Component):
         m.submodules.w = w = RetireStage()
         m.submodules.regs = regs = RegFile()
 
-        connect(m, length=l.o, decode=d.i)
+        connect(m, length=length.o, decode=d.i)
         connect(m, decode=d.o, address=a.i)
         connect(m, address=a.o, memory=mem.i)
         connect(m, memory=mem.o, execute=x.i)
@@ -61,22 +61,22 @@ class Core(Component):
         connect(m, dbg=w.dbg, port=flipped(self.dbg))
         connect(m, retire=w.retire, port=flipped(self.retire))
         m.d.comb += [
-            l.window.eq(f.window),
-            l.avail.eq(f.avail),
-            l.pc.eq(f.pc),
-            l.fault.eq(f.fault),
-            f.consume.eq(l.consume),
+            length.window.eq(f.window),
+            length.avail.eq(f.avail),
+            length.pc.eq(f.pc),
+            length.fault.eq(f.fault),
+            f.consume.eq(length.consume),
             f.user.eq(w.cpl == 3),
         ]
 
         # redirects, weakest first; a younger source yields to an older one
-        m.d.comb += [f.redirect.eq(d.redirect), l.kill.eq(d.redirect.valid)]
+        m.d.comb += [f.redirect.eq(d.redirect), length.kill.eq(d.redirect.valid)]
         with m.If(x.redirect.valid):
-            m.d.comb += [f.redirect.eq(x.redirect), l.kill.eq(1), d.kill.eq(1), a.kill.eq(1), mem.kill.eq(1)]
+            m.d.comb += [f.redirect.eq(x.redirect), length.kill.eq(1), d.kill.eq(1), a.kill.eq(1), mem.kill.eq(1)]
         with m.If(w.flush):
             m.d.comb += [
                 f.redirect.eq(w.redirect),
-                l.kill.eq(1),
+                length.kill.eq(1),
                 d.kill.eq(1),
                 a.kill.eq(1),
                 mem.kill.eq(1),
@@ -188,7 +188,7 @@ class Core(Component):
             m.d.comb += [self.io.port.eq(w.out_port), self.io.size.eq(w.out_size)]
 
         self._code_pages(m, f, (d, a, mem, x, w), w)
-        self._show(m, f, l, d, a, mem, x, w)
+        self._show(m, f, length, d, a, mem, x, w)
         return m
 
     def _code_pages(self, m, f, stages, w):
@@ -201,12 +201,12 @@ class Core(Component):
             hits.append(stage.i.valid & ((u.pc[12:31] == page) | (u.next_pc[12:31] == page)))
         m.d.comb += w.code_page.eq(Cat(hits).any())
 
-    def _show(self, m, f, l, d, a, mem, x, w):  # noqa: E741
+    def _show(self, m, f, length, d, a, mem, x, w):
         """The pipe port."""
         p = self.pipe
         places = {
             "f": (f.bus.req_valid, f.pc, ~f.bus.req_ready),
-            "l": (f.avail != 0, f.pc, l.consume == 0),
+            "l": (f.avail != 0, f.pc, length.consume == 0),
             "d": (d.i.valid | w.delivering, d.i.payload.pc, ~d.i.ready),
             "a": (a.i.valid, a.i.payload.u.pc, ~a.i.ready),
             "m": (mem.i.valid, mem.i.payload.u.pc, ~mem.i.ready),

@@ -7,6 +7,7 @@ from amaranth.lib.wiring import Component, In, Out
 from hw.alu import Alu
 from hw.bits import Bits
 from hw.cpuid import lower_cpuid
+from hw.flags import status_image, status_of
 from hw.gates import Gates
 from hw.isa.facts import STATUS_BITS, Op, RFlag, SysOp, SysReg, Vector
 from hw.muldiv import MulDiv
@@ -26,17 +27,6 @@ _GATES = (
 
 #: RFLAGS bits that pushf does not take from the committed register: the status flags, and RF and VM, which read as 0.
 _HIDDEN = sum(1 << bit for bit in (*STATUS_BITS, RFlag.RF, RFlag.VM))
-
-
-def status_image(flags) -> Cat:
-    """The low 12 bits of an RFLAGS image with the six status flags in place, the others 0."""
-    names = dict(zip(STATUS_BITS, (flags.c, flags.p, flags.a, flags.z, flags.s, flags.o), strict=True))
-    return Cat(names.get(bit, Const(0, 1)) for bit in range(12))
-
-
-def status_of(image) -> Cat:
-    """The six status flags of an RFLAGS image, in the order of `Flags`."""
-    return Cat(image[bit] for bit in STATUS_BITS)
 
 
 class ExecuteStage(Component):
@@ -240,6 +230,11 @@ class ExecuteStage(Component):
         with m.If((op == Op.WRSYS) & b[32:].any()), m.Switch(u.sysreg):
             with m.Case(SysReg.DR6, SysReg.DR7, SysReg.CR0, SysReg.CR4, SysReg.CR8):
                 m.d.comb += error.eq(1)
+
+        # mov ss of a null selector, of which iretq and deliveries have made sure themselves
+        null = (b[2:16] == 0) & ((b[0:2] == 3) | (b[0:2] != gates.cpl))
+        with m.If((op == Op.WRSYS) & (u.sysreg == SysReg.SS) & u.first & null):
+            m.d.comb += error.eq(1)
 
         full = merge(m, "result", wide, u.d_high, old, result)
         with m.If(keep):

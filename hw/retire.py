@@ -5,7 +5,7 @@ from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.bus import PHYS_BITS, DebugPort, IrqPort, RetirePort
-from hw.execute import status_image, status_of
+from hw.flags import status_image, status_of
 from hw.isa.facts import STATUS_BITS, DebugReg, RFlag, SysOp, SysReg, Vector
 from hw.regfile import Bypass
 from hw.sysregs import SysRegs

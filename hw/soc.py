@@ -34,7 +34,8 @@ class Soc(Component):
                 f"h{i}_retire": Out(RetirePort()),
                 f"h{i}_pipe": Out(PipePort()),
             }
-        super().__init__(members | {"console_valid": Out(1), "console_data": Out(8), "exit_valid": Out(1), "exit_code": Out(32)})
+        devices = {"console_valid": Out(1), "console_data": Out(8), "exit_valid": Out(1), "exit_code": Out(32)}
+        super().__init__(members | devices)
 
     def elaborate(self, platform):
         m = Module()

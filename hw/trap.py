@@ -45,7 +45,7 @@ class Event(data.Struct):
 #: Error codes of these carry the EXT bit.
 _WITH_EXT = (Vector.TS, Vector.NP, Vector.SS, Vector.GP)
 
-_CLASS = {"benign": FaultClass.BENIGN, "contributory": FaultClass.CONTRIBUTORY, "page": FaultClass.PAGE, "double": FaultClass.DOUBLE}
+_CLASS = {member.name.lower(): member for member in FaultClass}
 
 
 class TrapPicker(Component):

@@ -5,7 +5,24 @@ decoder, the table page, coverage and the generator of differential tests follow
 """
 
 from hw.isa.facts import Op, Reg, Size, SysOp, SysReg
-from hw.isa.rows import LOCK, MEM, NO66, NOREXB, REG, REP, REXB, AMode, Flow, Priv, Raise, Row, Sel, SizeRule, check, parse
+from hw.isa.rows import (
+    LOCK,
+    MEM,
+    NO66,
+    NOREXB,
+    REG,
+    REP,
+    REXB,
+    AMode,
+    Flow,
+    Priv,
+    Raise,
+    Row,
+    Sel,
+    SizeRule,
+    check,
+    parse,
+)
 
 _ALL = "cpazso"
 _LOGIC = "cpzso"

@@ -8,7 +8,8 @@ Notation (SDM vol. 2, 3.1.1 and appendix A, as Linux' ``x86-opcode-map.txt`` use
   reg field is 4; ``+r`` eight opcodes with a register in the low bits; ``+cc`` sixteen with a condition.
 * operands: letter = where (E ModRM r/m, G ModRM reg, M memory only, R register only, Z opcode register, I immediate,
   J relative target, O memory offset, S C D segment, control and debug register of ModRM.reg, X Y string source and
-  destination), suffix = size (b w d q; v 16/32/64; z 16/32 for an immediate; y 32/64). Registers and ``1`` stand for themselves.
+  destination), suffix = size (b w d q; v 16/32/64; z 16/32 for an immediate; y 32/64). Registers and ``1`` stand for
+  themselves.
 * W, U: status flags written, undefined afterwards.
 
 From the operand letters alone follow the presence of ModRM and the size of the immediate.
@@ -18,7 +19,7 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 
-from hw.isa.facts import STATUS_FLAGS, Op, Size, SysOp, SysReg
+from hw.isa.facts import STATUS_FLAGS, Op, Reg, Size, SysOp, SysReg
 
 
 class Sel(Enum):
@@ -182,7 +183,7 @@ class Row:
     def immediate(self) -> str:
         """Class of the immediate bytes: "", "b", "w", "z", "v", "a" (address size), "wb" (enter)."""
         kinds = [operand for operand in self.operands if operand[0] in "IJO" and operand not in _FIXED]
-        return "".join({"J": _JUMP, "O": {"b": "a", "v": "a"}}.get(k[0], {"b": "b", "w": "w", "z": "z", "v": "v"})[k[1]] for k in kinds)
+        return "".join(_JUMP[k[1]] if k[0] == "J" else "a" if k[0] == "O" else k[1] for k in kinds)
 
     @property
     def signed_immediate(self) -> bool:
@@ -204,6 +205,14 @@ class Row:
 
 #: Operands that are registers or constants and not letter + suffix.
 _FIXED = {"AL", "AH", "rAX", "eAX", "CL", "DX", "1", "rDX"}
+
+_REGISTERS = {
+    **dict.fromkeys(("AL", "AH", "rAX", "eAX"), Reg.RAX),
+    **dict.fromkeys(("DX", "rDX"), Reg.RDX),
+    "CL": Reg.RCX,
+    "1": Sel.IMM,
+}
+_PLACES = {"E": Sel.E, "M": Sel.E, "R": Sel.E, "G": Sel.G, "Z": Sel.Z, "I": Sel.IMM, "J": Sel.IMM}
 
 #: Relative targets: a 66 prefix does not change their size (Intel; AMD's 16-bit form is left out, see docs).
 _JUMP = {"b": "b", "z": "d"}
@@ -274,9 +283,8 @@ def _selectors(names: tuple[str, ...], op: Op, given: dict) -> dict:
         uop["b"] = places[1] if len(places) > 1 else Sel.NONE
     if "size" not in uop and names:
         first = names[0]
-        uop["size"] = (
-            {"AL": SizeRule.B, "AH": SizeRule.B, "eAX": SizeRule.D}.get(first, SizeRule.V) if first in _FIXED else _SIZES[first[1] or "v"]
-        )
+        fixed = {"AL": SizeRule.B, "AH": SizeRule.B, "eAX": SizeRule.D}
+        uop["size"] = fixed.get(first, SizeRule.V) if first in _FIXED else _SIZES[first[1] or "v"]
     if names and any(n[0] in "EM" and n not in _FIXED for n in names) and "amode" not in uop:
         uop["amode"] = AMode.EA
     if "1" in names:
@@ -287,11 +295,9 @@ def _selectors(names: tuple[str, ...], op: Op, given: dict) -> dict:
 
 
 def _place(name: str):
-    from hw.isa.facts import Reg
-
     if name in _FIXED:
-        return {"AL": Reg.RAX, "rAX": Reg.RAX, "eAX": Reg.RAX, "CL": Reg.RCX, "DX": Reg.RDX, "rDX": Reg.RDX, "1": Sel.IMM}[name]
-    return {"E": Sel.E, "M": Sel.E, "R": Sel.E, "G": Sel.G, "Z": Sel.Z, "I": Sel.IMM, "J": Sel.IMM}.get(name[0], Sel.NONE)
+        return _REGISTERS[name]
+    return _PLACES.get(name[0], Sel.NONE)
 
 
 def reads_a(op: Op) -> bool:

@@ -1,0 +1,51 @@
+"""What decoding alone can find wrong with an instruction, and the events that an opcode is made for."""
+
+from amaranth.hdl import Mux, Signal
+
+from hw.control import SysClass
+from hw.isa.facts import EventClass, SysOp, Vector
+from hw.isa.rows import Priv, Raise
+from hw.types import Fault
+
+
+def lower_checks(m, row, delivering, cpl, iopl, insn, bad):
+    """Faults known now, in the order of the manual: fetch, then invalid opcode, then privilege."""
+    memory = insn.modrm[6:8] != 3
+    writes_memory = row.lock_ok & memory
+    illegal = ~row.valid | (insn.lock & ~writes_memory) | (row.need_mem & ~memory) | (row.need_reg & memory)
+    illegal |= row.no_opsize & insn.opsize
+    field, extended = insn.modrm[3:6], insn.rex[2]
+    undefined = Signal()
+    m.d.comb += undefined.eq(illegal | (row.raises == Raise.UD.value))
+    with m.Switch(row.sysclass):
+        with m.Case(SysClass.SEGMENT):
+            with m.If((field > 5) | ((row.sysop != SysOp.NONE) & (field == 1))):
+                m.d.comb += undefined.eq(1)
+        with m.Case(SysClass.CONTROL):
+            with m.If(Mux(extended, field != 0, (field == 1) | (field > 4))):
+                m.d.comb += undefined.eq(1)
+        with m.Case(SysClass.DEBUG):
+            with m.If(extended):
+                m.d.comb += undefined.eq(1)
+    with m.If(undefined):
+        m.d.comb += [bad.valid.eq(1), bad.vector.eq(Vector.UD)]
+    with m.Else():
+        refused = ((row.priv == Priv.CPL0.value) & (cpl != 0)) | (
+            (row.priv == Priv.IOPL.value) & (cpl > iopl)
+        )
+        with m.If(refused):
+            m.d.comb += [
+                bad.valid.eq(1),
+                bad.vector.eq(Vector.GP),
+                bad.has_error.eq(1),
+            ]
+        with m.Elif(row.raises == Raise.INT3.value):
+            m.d.comb += [bad.valid.eq(1), bad.vector.eq(Vector.BP), bad.kind.eq(EventClass.SOFT)]
+        with m.Elif(row.raises == Raise.INTN.value):
+            m.d.comb += [bad.valid.eq(1), bad.vector.eq(insn.imm[0:8]), bad.kind.eq(EventClass.SOFT)]
+        with m.Elif(row.raises == Raise.ICEBP.value):
+            m.d.comb += [bad.valid.eq(1), bad.vector.eq(Vector.DB), bad.kind.eq(EventClass.ICEBP)]
+    with m.If(insn.fault.valid):
+        m.d.comb += bad.eq(insn.fault)
+    with m.If(delivering):
+        m.d.comb += bad.eq(Fault.const({}))
