@@ -30,7 +30,9 @@ def _parser(chosen: str | None) -> Parser:
         epilog=_EPILOG.format(p=program()),
         usage=f"{program()} COMMAND ...",
     )
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", prog=program(), parser_class=Parser)
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="COMMAND", prog=program(), parser_class=Parser
+    )
     for name, about in COMMANDS.items():
         if name != chosen:
             commands.add_parser(name, help=about)

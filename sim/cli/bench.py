@@ -61,13 +61,13 @@ def measure(engine: str, quick: bool) -> dict[str, Any]:
     opened.close()
     names = QUICK if quick else WORKLOADS
     workloads: dict[str, dict[str, Any]] = {}
+    rate = 0.0
     with common.progress(f"workloads on {name}", len(names)) as show:
         for number, workload in enumerate(names, 1):
             run = run_workload(workload, name, quick)
             cpi = run.cycles / run.retired
             workloads[workload] = {"cycles": run.cycles, "retired": run.retired, "cpi": round(cpi, 3)}
-            if workload == RATE_WORKLOAD:
-                rate = run.cycles / run.seconds
+            rate = run.cycles / run.seconds if workload == RATE_WORKLOAD else rate
             show(number)
     with common.progress("traps"):
         figures: dict[str, float] = trap_figures(name)
@@ -124,7 +124,9 @@ def _show(result: dict[str, Any]) -> None:
     for figure in FIGURES:
         value = result["figures"].get(figure.key)
         if value is not None:
-            good, best = (value <= figure.bar, value <= figure.aim) if figure.low else (value >= figure.bar, value >= figure.aim)
+            good, best = (
+                (value <= figure.bar, value <= figure.aim) if figure.low else (value >= figure.bar, value >= figure.aim)
+            )
             verdict = "aim" if best else "bar" if good else "MISSED"
             table.add_row(figure.about, *map(number, (value, figure.bar, figure.aim)), verdict)
     console.print(table)
@@ -133,4 +135,4 @@ def _show(result: dict[str, Any]) -> None:
 
 def number(value: float) -> str:
     """Return 1.23, 40, 100,000."""
-    return f"{value:,.0f}" if value >= 100 or value == int(value) and value > 5 else f"{value:.2f}"
+    return f"{value:,.0f}" if value >= 100 or (value == int(value) and value > 5) else f"{value:.2f}"

@@ -40,7 +40,9 @@ class Parser(argparse.ArgumentParser):
     """A parser that suggests what a mistyped command or option may have been."""
 
     def __init__(self, *arguments: Any, **options: Any):
-        super().__init__(*arguments, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        super().__init__(
+            *arguments, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options
+        )
 
     def error(self, message: str) -> NoReturn:
         """Print one line, where help is, and leave with code 2."""
@@ -76,7 +78,9 @@ def print_json(value: Any) -> None:
 
 def table(*columns: str, title: str | None = None, left: Iterable[str] = ()) -> Table:
     """Return an empty table; columns are right-aligned but for those in `left`."""
-    result = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    result = Table(
+        box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False, padding=(0, 1, 0, 0)
+    )
     for column in columns:
         result.add_column(column, justify="left" if column in left else "right", overflow="fold")
     return result

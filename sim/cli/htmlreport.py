@@ -34,8 +34,10 @@ def page(title: str, facts: Iterable[tuple[str, object]], console: str, found: l
         text = "\n\n".join("\n  ".join((head, *lines)) for head, lines in summary(found))
         body.append(f"<pre>{escape(text)}</pre>")
     body += ["<h2>The guest's console</h2>", f"<pre>{escape(console) or '(nothing)'}</pre>"]
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-            f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n")
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
+    )
 
 
 def _row(hit: Hit, longest: int) -> str:
@@ -44,8 +46,12 @@ def _row(hit: Hit, longest: int) -> str:
         for name, cycles in leg.phases().items():
             if cycles:
                 what = f"{leg.name}: {name} {cycles}"
-                bars.append(f'<span title="{what}" style="background:{_COLOURS[name]};width:{100 * cycles / longest:.2f}%"></span>')
+                bars.append(
+                    f'<span title="{what}" style="background:{_COLOURS[name]};width:{100 * cycles / longest:.2f}%"></span>'
+                )
     numbers = "".join(f'<td class="n">{n}</td>' for n in (*hit.phases().values(), hit.total))
     handlers = ", ".join((hit.kind, *hit.results))
-    return (f'<tr><td class="n">{hit.cycle}</td><td><code>{escape(hit.symbol)}</code></td><td>{escape(handlers)}</td>'
-            f'{numbers}<td><div class="bar">{"".join(bars)}</div></td></tr>')
+    return (
+        f'<tr><td class="n">{hit.cycle}</td><td><code>{escape(hit.symbol)}</code></td><td>{escape(handlers)}</td>'
+        f'{numbers}<td><div class="bar">{"".join(bars)}</div></td></tr>'
+    )

@@ -55,7 +55,9 @@ def run_workload(name: str, engine: str, quick: bool) -> RunResult:
         machine.load_image(load_elf(build_program(name, n=program.n_test if slow else program.n_bench)))
         result = machine.run(PATIENCE)
     if result.reason != StopReason.EXIT or result.exit != 1:
-        raise BenchError(f"{name} did not end well on {result.engine} ({result.reason.name.lower()}, exit {result.exit})")
+        raise BenchError(
+            f"{name} did not end well on {result.engine} ({result.reason.name.lower()}, exit {result.exit})"
+        )
     return result
 
 

@@ -40,7 +40,9 @@ def place(text: str) -> tuple[str, int]:
     """Read SYMBOL, SYMBOL+OFFSET, or an address."""
     found = re.fullmatch(r"([^+\s]+)(?:\+(0[xX][\da-fA-F]+|\d+))?", text)
     if not found:
-        raise UserError(f"{text!r} is no place to probe: write SYMBOL, SYMBOL+OFFSET (main+4, main+0x1c) or an address (0x1000)")
+        raise UserError(
+            f"{text!r} is no place to probe: write SYMBOL, SYMBOL+OFFSET (main+4, main+0x1c) or an address (0x1000)"
+        )
     return found[1], int(found[2] or "0", 0)
 
 

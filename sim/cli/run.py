@@ -40,17 +40,29 @@ PIECE, FAST_PIECE = 2_000, 2_000_000
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("elf", nargs="?", type=Path, metavar="ELF", help="a static x86-64 executable (default: the demo)")
-    parser.add_argument("--probe", action="append", default=[], metavar="SYM[+OFF]", help="count hits of an instruction")
-    parser.add_argument("--jprobe", action="append", default=[], metavar="SYM", help="show a function's first arguments")
+    parser.add_argument(
+        "elf", nargs="?", type=Path, metavar="ELF", help="a static x86-64 executable (default: the demo)"
+    )
+    parser.add_argument(
+        "--probe", action="append", default=[], metavar="SYM[+OFF]", help="count hits of an instruction"
+    )
+    parser.add_argument(
+        "--jprobe", action="append", default=[], metavar="SYM", help="show a function's first arguments"
+    )
     parser.add_argument("--script", type=Path, metavar="FILE.py", help="probes with handlers in Python")
     common.add_engine(parser)
     parser.add_argument("--wave", nargs="?", const=True, metavar="FILE", help="record a waveform (.vcd, .vcd.gz, .fst)")
-    parser.add_argument("--wave-around", metavar="WHAT", help="trap:N, hit:N, cycle:N (from 0) or all; default the first hit")
-    parser.add_argument("--events", nargs="?", const=True, metavar="FILE", help="write every event, retirement included")
+    parser.add_argument(
+        "--wave-around", metavar="WHAT", help="trap:N, hit:N, cycle:N (from 0) or all; default the first hit"
+    )
+    parser.add_argument(
+        "--events", nargs="?", const=True, metavar="FILE", help="write every event, retirement included"
+    )
     parser.add_argument("--compare", action="store_true", help="run again without probes and compare")
     parser.add_argument("--max-cycles", type=common.cycles, default=10_000_000, metavar="N", help="default 10M")
-    parser.add_argument("--ram", type=common.size, default=16 << 20, metavar="SIZE", help="RAM of the machine; default 16M")
+    parser.add_argument(
+        "--ram", type=common.size, default=16 << 20, metavar="SIZE", help="RAM of the machine; default 16M"
+    )
     common.add_json(parser)
 
 
@@ -169,7 +181,9 @@ def _chain(machine: Machine, result: RunResult) -> list[str]:
     for trap in traps:
         error = "" if trap.error is None else f", error code {trap.error:#x}"
         address = f", address {trap.address:#x}" if trap.vector == 14 else ""
-        lines.append(f"{vector_name(trap.vector)} at {machine.symbols.describe(trap.rip)} (cycle {trap.cycle}{error}{address})")
+        lines.append(
+            f"{vector_name(trap.vector)} at {machine.symbols.describe(trap.rip)} (cycle {trap.cycle}{error}{address})"
+        )
     return lines
 
 
@@ -226,7 +240,10 @@ def _facts(report: Report) -> list[tuple[str, object]]:
         ("engine", f"{result.engine}, {result.seconds:.1f} s, {rate:,.0f} cycles/s"),
         ("cycles", f"{result.cycles:,}"),
         ("retired", f"{result.retired:,} instructions ({result.cycles / max(1, result.retired):.2f} cycles each)"),
-        ("ended", {StopReason.EXIT: f"status {(result.exit or 0) >> 1}"}.get(result.reason, result.reason.name.lower())),
+        (
+            "ended",
+            {StopReason.EXIT: f"status {(result.exit or 0) >> 1}"}.get(result.reason, result.reason.name.lower()),
+        ),
     ]
     if report.equal is not None:
         facts.append(("unprobed run", "the same console and exit" if report.equal else "DIFFERENT"))

@@ -18,14 +18,25 @@ from sim.cli.common import OK, UserError
 
 EXAMPLES = ("table", "table --mnemonic cmpxchg", "table --json", "table --coverage out/demo/events.jsonl")
 
-_MARKS = {LOCK: "lock", REG: "register form", MEM: "memory form", REXB: "with REX.B", NOREXB: "without REX.B", NO66: "not with 66"}
+_MARKS = {
+    LOCK: "lock",
+    REG: "register form",
+    MEM: "memory form",
+    REXB: "with REX.B",
+    NOREXB: "without REX.B",
+    NO66: "not with 66",
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--mnemonic", metavar="X", help="only instructions of this name")
-    parser.add_argument("--coverage", type=Path, metavar="FILE",
-                        help="count executed instructions: events of `run --events`, or vectors")
+    parser.add_argument(
+        "--coverage",
+        type=Path,
+        metavar="FILE",
+        help="count executed instructions: events of `run --events`, or vectors",
+    )
     common.add_json(parser)
 
 
@@ -36,20 +47,37 @@ def main(arguments: argparse.Namespace) -> int:
         names = sorted({row.mnemonic for row in TABLE})
         rows = [(i, row) for i, row in rows if row.mnemonic == arguments.mnemonic.lower()]
         if not rows:
-            raise UserError(f"the core has no instruction {arguments.mnemonic!r}{common.suggest(arguments.mnemonic, names)}")
+            raise UserError(
+                f"the core has no instruction {arguments.mnemonic!r}{common.suggest(arguments.mnemonic, names)}"
+            )
     counts = coverage(arguments.coverage) if arguments.coverage else None
-    entries = [describe(row) | ({} if counts is None else {"executed": counts[i]}) for i, row in rows]
+    entries: list[dict[str, Any]] = [describe(row) for _, row in rows]
+    for entry, (i, _) in zip(entries, rows, strict=True):
+        if counts is not None:
+            entry["executed"] = counts[i]
     if arguments.json:
         common.print_json(entries)
         return OK
-    table = common.table("encoding", "mnemonic", "operands", "flags", "uops", *(["executed"] if counts is not None else []),
-                         "notes", left=("encoding", "mnemonic", "operands", "flags", "notes"))
+    table = common.table(
+        "encoding",
+        "mnemonic",
+        "operands",
+        "flags",
+        "uops",
+        *(["executed"] if counts is not None else []),
+        "notes",
+        left=("encoding", "mnemonic", "operands", "flags", "notes"),
+    )
     for entry in entries:
         flags = entry["written"] + (f" ({entry['undefined']})" if entry["undefined"] else "")
         executed = [] if counts is None else [str(entry["executed"] or "-")]
-        table.add_row(entry["encoding"], entry["mnemonic"], entry["operands"], flags, str(entry["uops"]), *executed, _notes(entry))
+        table.add_row(
+            entry["encoding"], entry["mnemonic"], entry["operands"], flags, str(entry["uops"]), *executed, _notes(entry)
+        )
     common.console().print(table)
-    print(f"{len(entries)} encodings, {len({entry['mnemonic'] for entry in entries})} mnemonics; flags: written (undefined)")
+    print(
+        f"{len(entries)} encodings, {len({entry['mnemonic'] for entry in entries})} mnemonics; flags: written (undefined)"
+    )
     if counts is not None:
         done = sum(1 for entry in entries if entry["executed"])
         print(f"executed: {done} of {len(entries)} encodings ({100 * done / len(entries):.0f} %)")
@@ -89,7 +117,9 @@ def coverage(path: Path) -> Counter[int]:
             if row is not None:
                 counts[numbers[id(row)]] += 1
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): give a file that `run --events` wrote, or vectors") from None
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): give a file that `run --events` wrote, or vectors"
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} holds neither events (`run --events`) nor vectors") from None
     return counts

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from sim.cli.common import FINDING, OK, UserError, add_engine, add_json, check_engine, note, print_json, progress
 from sim.engine import ENGINES, EngineUnavailable, open_engine
-from sim.vectors import RAM_BYTES, Outcome, Runner, Vector, VectorsError, load
+from sim.vectorfile import RAM_BYTES, Vector, VectorsError, load
+from sim.vectors import Outcome, Runner
 
 EXAMPLES = (
     "vectors silicon.json",
@@ -50,10 +51,15 @@ def main(arguments: argparse.Namespace) -> int:
             began = time.perf_counter()
             failures = _run(Runner(engine), vectors, show)
         seconds = time.perf_counter() - began
-        results.append({
-            "engine": engine.name, "passed": len(vectors) - len(failures), "failed": len(failures), "seconds": round(seconds, 3),
-            "failures": [{"name": f.name, "differences": f.differences, "passes_alone": f.alone} for f in failures],
-        })
+        results.append(
+            {
+                "engine": engine.name,
+                "passed": len(vectors) - len(failures),
+                "failed": len(failures),
+                "seconds": round(seconds, 3),
+                "failures": [{"name": f.name, "differences": f.differences, "passes_alone": f.alone} for f in failures],
+            }
+        )
         if not arguments.json:
             for failure in failures:
                 print((f"{engine.name}: " if len(names) > 1 else "") + failure.line())
