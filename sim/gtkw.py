@@ -21,6 +21,12 @@ MARKERS = 26
 _HEX, _BIN, _TEXT = "@22", "@28", "@820"
 _GROUP, _CLOSED_GROUP = ("@800200", "@1000200"), ("@c00200", "@1401200")
 
+#: A cycle is 200 / 2^2.5 pixels wide: room for a mnemonic.
+_ZOOM = "-2.500000"
+
+#: The order of the text of a hart, most telling first; what is not named here comes last.
+_TEXT_ORDER = ("trap.name", "retire.sym", "retire.asm", "pipe.stages")
+
 #: The groups of numbers that are open at first.
 _OPEN = ("retire", "trap")
 
@@ -117,7 +123,7 @@ def save_file(
 ) -> str:
     """Return a GTKWave save file: text on top, then a group for each scope; the primary marker at `focus`.
 
-    About 50 cycles are in view, with `focus` at the left.
+    About 30 cycles are in view, with `focus` near the left.
     """
     named = list(marks.items())[:MARKERS]
     cycles = [cycle for _, cycle in named] + [-1] * (MARKERS - len(named))
@@ -127,19 +133,20 @@ def save_file(
         "[*]",
         f'[dumpfile] "{dump.absolute()}"',
         f'[savefile] "{save.absolute()}"',
-        f"[timestart] {max(first, focus - 10) if focus is not None else first}",
+        f"[timestart] {max(first, focus - 6) if focus is not None else first}",
         "[size] 1600 900",
         "[pos] -1 -1",
-        f"*-3.000000 {-1 if focus is None else focus} {' '.join(map(str, cycles))}",
+        f"*{_ZOOM} {-1 if focus is None else focus} {' '.join(map(str, cycles))}",
         *(f"[markername] {chr(ord('A') + i)}{name}" for i, (name, _) in enumerate(named)),
         *(f"[treeopen] {scope}." for scope in _open_scopes(rows)),
         "[sst_width] 200",
         "[signals_width] 260",
         "[sst_expanded] 0",
     ]
-    texts = [row for row in rows if not row[2]]
+    texts = _texts(rows)
     if texts:
-        lines += [_GROUP[0], "-text", _TEXT, *(_full(*row) for row in texts), _GROUP[1], "-text"]
+        lines += [_GROUP[0], "-text", _TEXT, *(f"+{{{_alias(name)}}} {name}" for name in texts)]
+        lines += [_GROUP[1], "-text"]
     for scope, group in groupby((row for row in rows if row[2]), key=lambda row: row[0]):
         begin, end = _GROUP if scope.endswith(_OPEN) else _CLOSED_GROUP
         lines += [begin, f"-{scope}"]
@@ -147,6 +154,21 @@ def save_file(
             lines += [_BIN if row[2] == 1 else _HEX, _full(*row)]
         lines += [end, f"-{scope}"]
     return "\n".join([*lines, "[pattern_trace] 1", "[pattern_trace] 0"]) + "\n"
+
+
+def _alias(name: str) -> str:
+    """What GTKWave shows for a name, of which it would show only what follows the last dot."""
+    return name.removeprefix("soc.").replace(".", " ")
+
+
+def _texts(rows: Sequence[Row]) -> list[str]:
+    """The full names of the variables that are text, in the order in which they are shown."""
+
+    def rank(name: str) -> tuple[str, int]:
+        _, hart, rest = name.split(".", 2)
+        return hart, _TEXT_ORDER.index(rest) if rest in _TEXT_ORDER else len(_TEXT_ORDER)
+
+    return sorted((_full(*row) for row in rows if not row[2]), key=rank)
 
 
 def _open_scopes(rows: Sequence[Row]) -> list[str]:
@@ -158,7 +180,7 @@ def _open_scopes(rows: Sequence[Row]) -> list[str]:
 def surfer_commands(dump: Path, rows: Sequence[Row], marks: dict[str, int], focus: int | None) -> str:
     """Return a command file for Surfer (``surfer -c``), with the same order."""
     lines = [f"load_file {dump.absolute()}"]
-    lines += [f"variable_add {scope}.{name}" for scope, name, width in rows if not width]
+    lines += [f"variable_add {name}" for name in _texts(rows)]
     lines += [f"scope_add_as_group {scope}" for scope in dict.fromkeys(scope for scope, _, _ in rows)]
     for name, cycle in marks.items():
         lines += [f"cursor_set {cycle}", f"marker_set {name}"]

@@ -211,9 +211,9 @@ def test_files_and_their_markers(run, tmp_path, monkeypatch):
     assert zoom.split()[1:3] == [str(where.focus)] * 2, "the primary marker, and the first named one"
     assert len(zoom.split()) == 2 + 26
     assert "[markername] Aud" in save and not any("outside" in text for text in save)
-    shown = [text for text in save if text.startswith("soc.")]
-    assert [re.sub(r"\[.*", "", text) for text in shown[:2]] == ["soc.hart0.arch.flags", "soc.hart0.retire.asm"]
-    assert {re.sub(r"\[.*", "", text) for text in shown} == {v.path for v in recorder.variables}
+    shown = [text for text in save if text.startswith(("soc.", "+{"))]
+    assert shown[:2] == ["+{hart0 trap name} soc.hart0.trap.name", "+{hart0 retire sym} soc.hart0.retire.sym"]
+    assert {re.sub(r"\+\{.*\} |\[.*", "", text) for text in shown} == {v.path for v in recorder.variables}
     assert "soc.hart0.arch.rip[63:0]" in shown
     assert sum(text.startswith("@8002") for text in save) == sum(text.startswith("@10002") for text in save)
     surfer = paths[2].read_text().splitlines()
