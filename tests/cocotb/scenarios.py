@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import cocotb
+from testbench import CODE, CODE_SELECTOR, DATA, DATA_SELECTOR, HANDLER, STACK, Bench
 
-from bench import CODE, CODE_SELECTOR, DATA, DATA_SELECTOR, HANDLER, STACK, Bench
 from hw.isa.facts import DebugReg, Reg, SysReg
 
 CF, TF, IF = 1 << 0, 1 << 8, 1 << 9
