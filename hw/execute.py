@@ -13,7 +13,7 @@ from hw.isa.facts import STATUS_BITS, Op, RFlag, SysOp, SysReg, Vector
 from hw.muldiv import MulDiv
 from hw.regfile import Bypass, merge
 from hw.shift import Shifter
-from hw.types import Done, Flags, Operands, Redirect
+from hw.types import BKind, Done, Flags, Operands, Redirect
 
 _ALU = (Op.ADD, Op.OR, Op.ADC, Op.SBB, Op.AND, Op.SUB, Op.XOR, Op.INC, Op.DEC, Op.NOT, Op.NEG)
 _SHIFT = (Op.ROL, Op.ROR, Op.RCL, Op.RCR, Op.SHL, Op.SHR, Op.SAR, Op.SHLD, Op.SHRD)
@@ -21,7 +21,7 @@ _BITS = (Op.BT, Op.BTS, Op.BTR, Op.BTC, Op.BSF, Op.BSR, Op.TZCNT, Op.LZCNT, Op.P
 _MULDIV = (Op.IMUL2, Op.IMUL3, Op.MUL, Op.IMUL, Op.MULHI, Op.DIVHI, Op.DIV, Op.IDIV, Op.REM)
 _GATES = (
     Op.GATE, Op.TARGET, Op.CODE, Op.STKADDR, Op.STACK, Op.CSADDR, Op.CSCHK, Op.SSADDR, Op.SSCHK,
-    Op.TRADDR, Op.TRCHK, Op.TRLIMIT, Op.TRBUSY, Op.CANON, Op.EVENT,
+    Op.SEGADDR, Op.SEGCHK, Op.TRADDR, Op.TRCHK, Op.TRLIMIT, Op.TRBUSY, Op.CANON, Op.EVENT,
 )  # fmt: skip
 
 
@@ -97,6 +97,7 @@ class ExecuteStage(Component):
             gates.bsize.eq(u.bsize),
             gates.a.eq(a),
             gates.b.eq(b),
+            gates.to_ss.eq(u.sysreg == SysReg.SS),
         ]
         with m.If(op == Op.IMUL3):
             m.d.comb += [muldiv.op.eq(Op.IMUL2), muldiv.a.eq(u.imm)]
@@ -106,6 +107,7 @@ class ExecuteStage(Component):
         self._condition(m, u.cond, flags, holds_cond)
 
         result = Signal(64)  # before merging into a register
+        port = Mux(u.b_kind == BKind.IMM, b[:8], b[:16])  # an immediate port is not sign-extended
         keep = Signal()  # the old register stays as it is, all 64 bits
         wide = Signal(2)
         after = Signal(Flags)  # flags if every bit were written
@@ -138,8 +140,8 @@ class ExecuteStage(Component):
                 m.d.comb += result.eq(gates.result)
             with m.Case(Op.MOV, Op.WRSYS, Op.JMPA):
                 m.d.comb += result.eq(b)
-            with m.Case(Op.OUT):
-                m.d.comb += result.eq(b)
+            with m.Case(Op.OUT):  # the port, whatever the operand size
+                m.d.comb += [result.eq(port), wide.eq(3)]
             with m.Case(Op.MOVZX, Op.MOVSX):
                 signed = op == Op.MOVSX
                 with m.Switch(u.bsize):
@@ -231,11 +233,6 @@ class ExecuteStage(Component):
             with m.Case(SysReg.DR6, SysReg.DR7, SysReg.CR0, SysReg.CR4, SysReg.CR8):
                 m.d.comb += error.eq(1)
 
-        # mov ss of a null selector, of which iretq and deliveries have made sure themselves
-        null = (b[2:16] == 0) & ((b[0:2] == 3) | (b[0:2] != gates.cpl))
-        with m.If((op == Op.WRSYS) & (u.sysreg == SysReg.SS) & u.first & null):
-            m.d.comb += error.eq(1)
-
         full = merge(m, "result", wide, u.d_high, old, result)
         with m.If(keep):
             m.d.comb += full.eq(old)
@@ -277,7 +274,7 @@ class ExecuteStage(Component):
             self.i.ready.eq(fire),
             gates.fire.eq(fire & ~u.fault.valid & ~gates.fault),
             self.io_valid.eq(fire & is_in & ~u.fault.valid),
-            self.io_port.eq(b),
+            self.io_port.eq(port),
             self.io_size.eq(size),
         ]
         with m.If(self.o.ready):
