@@ -1,4 +1,4 @@
-"""Checks of gates, segment descriptors and selectors, as uops of the delivery, iret, lret and ltr routines see them.
+"""Checks of gates, segment descriptors and selectors, as uops of the delivery, iret, lret, ltr and mov routines see them.
 
 Each check is one combinational operation in execute that computes a result or raises a fault; what later rows need (selector,
 stack choice, new privilege) is kept here from one row to the next. Order of checks: trap semantics 1.3 and 6.
@@ -16,6 +16,7 @@ class Gates(Component):
     Members
     -------
     op, bsize, a, b : the operation, valid with fire; fire : it leaves execute without an older fault.
+    to_ss : mov loads ss, not another segment register.
     result : combinational. fault, vector, error : combinational; error without the EXT bit.
     cpl, nt, gdt_base, gdt_limit, tr, tr_base, tr_limit : the state that checks look at.
     event_vector, event_kind, event_rip, event_flags, event_error : the event being delivered.
@@ -27,6 +28,7 @@ class Gates(Component):
     a: In(64)
     b: In(64)
     fire: In(1)
+    to_ss: In(1)
     result: Out(64)
     fault: Out(1)
     vector: Out(8)
@@ -142,6 +144,22 @@ class Gates(Component):
                 data = ~system & ~a[43] & a[41]
                 refuse(~null & (~data | (dpl != b[0:2])), Vector.GP, plain(b))
                 refuse(~null & ~present, Vector.SS, plain(b))
+            with m.Case(Op.SEGADDR):
+                refused = [Const(0, 1)]
+                null = a[2:16] == 0
+                refuse(self.to_ss & null & ((a[0:2] == 3) | (a[0:2] != self.cpl)), Vector.GP, 0)
+                refuse(~null & (beyond(a[:16], 8) | (self.to_ss & (a[0:2] != self.cpl))), Vector.GP, plain(a))
+                m.d.comb += self.result.eq(place(a[:16]))
+                with m.If(self.fire):
+                    m.d.sync += self.selector.eq(a)
+            with m.Case(Op.SEGCHK):
+                refused = [Const(0, 1)]
+                sel, null = plain(self.selector), self.selector[2:16] == 0
+                stack = ~system & ~a[43] & a[41] & (dpl == self.cpl)
+                reach = (is_code & conforming) | ((self.selector[0:2] <= dpl) & (self.cpl <= dpl))
+                readable = ~system & (~a[43] | a[41]) & reach
+                refuse(~null & ~Mux(self.to_ss, stack, readable), Vector.GP, sel)
+                refuse(~null & ~present, Mux(self.to_ss, Vector.SS, Vector.NP), sel)
             with m.Case(Op.TRADDR):
                 refused = [Const(0, 1)]
                 refuse(a[2:16] == 0, Vector.GP, 0)

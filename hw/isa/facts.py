@@ -239,6 +239,8 @@ class Op(IntEnum):
     TRBUSY = 92  # a = low descriptor quadword: result = the same, marked busy
     CANON = 93  # checks that a is canonical
     EVENT = 94  # what is saved of the event being delivered: bsize 0 rip, 1 rflags image, 2 error code
+    SEGADDR = 95  # a = selector that mov loads into segment register imm: checks it, result = address of its descriptor
+    SEGCHK = 96  # a = that descriptor
 
 
 class SysOp(IntEnum):

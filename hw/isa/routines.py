@@ -211,6 +211,13 @@ ROUTINES: dict[str, tuple[Uop, ...]] = {
         Uop(Op.WRSYS, b=T4, sysop=SysOp.WRITE, sysreg=SysReg.TR_LIMIT, **_Q),
         Uop(Op.WRSYS, b=T0, sysop=SysOp.WRITE, sysreg=SysReg.TR, **_Q),
     ),
+    "mov_seg": (
+        Uop(Op.MOV, b=Sel.E, d=T0, amode=AMode.EA),
+        Uop(Op.SEGADDR, a=T0, b=Sel.FIELD, d=T5, sysreg=SysReg.ES, **_Q),
+        _load(T6, T5),  # of a null selector: the unused descriptor
+        Uop(Op.SEGCHK, a=T6, b=Sel.FIELD, sysreg=SysReg.ES, **_Q),
+        Uop(Op.WRSYS, a=Sel.FIELD, b=T0, sysop=SysOp.WRITE, sysreg=SysReg.ES, **_Q),
+    ),
     "lret": (
         _frame(0, T0),
         _frame(1, T1),
