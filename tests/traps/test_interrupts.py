@@ -173,7 +173,7 @@ def test_interrupt_in_every_cycle(bench, engine_name, name, what):
         extra += len(bench.taken) - plain
         met |= {trap.rip for trap in bench.taken}
     assert extra > 0.6 * span
-    assert len(met) > 2, "interrupts met only these"
+    assert len(met) >= 2, "interrupts met only these"
 
 
 @pytest.mark.parametrize("name", UNDISTURBED)

@@ -274,6 +274,14 @@ OTHERS = [
     S("start: shld $20, %bx, %ax; done: hlt", "", {}, None, id="s188-shld-16"),
     S("start: mov %ecx, %ss; done: hlt", "", dict(rcx=0), regs(ss=0), id="s192-ss-null"),
     S("start: mov %ecx, %ss; done: hlt", "#GP(0)@start RF", dict(rcx=3), regs(ss=0x10), id="s192-ss-null-rpl3"),
+    *(S(f"start: mov %ecx, %{reg}; done: hlt", expect, dict(rcx=sel), regs(**{reg: after}), id=f"s192-{reg}-{sel:x}")
+      for reg, sel, expect, after in (
+          ("ss", 0x10, "", 0x10), ("ss", 0x48, "#GP(48)@start RF", 0x10), ("ss", 0x50, "#SS(50)@start RF", 0x10),
+          ("ss", 8, "#GP(8)@start RF", 0x10), ("ss", 0x13, "#GP(10)@start RF", 0x10), ("ss", 0x43, "#GP(40)@start RF", 0x10),
+          ("ss", 0x14, "#GP(14)@start RF", 0x10), ("ss", 0x1000, "#GP(1000)@start RF", 0x10), ("ds", 0, "", 0), ("ds", 3, "", 3),
+          ("es", 0x43, "", 0x43), ("es", 0x13, "#GP(10)@start RF", 0x10), ("ds", 0x50, "#NP(50)@start RF", 0x10),
+          ("fs", 8, "", 8), ("gs", 0x48, "", 0x48), ("ds", 0x18, "#GP(18)@start RF", 0x10))),
+    S("start: mov %eax, %cs", "#UD@start RF", {}, None, id="s192-cs"),
     S("start: orb $0, (%rsp)", "#SS(0)@start RF", dict(rsp=NONCANONICAL, gates={12: dict(ist=1)}), None, id="s193-rsp"),
     S("start: orb $0, (%rbp)", "#SS(0)@start RF", dict(rbp=NONCANONICAL), None, id="s193-rbp"),
     S("start: orb $0, (%rax)", "#GP(0)@start RF", dict(rax=NONCANONICAL), None, id="s193-rax"),
