@@ -16,16 +16,13 @@ from typing import Any
 from sim.cli import common
 from sim.cli.common import FINDING, OK, UserError, note
 from sim.cli.engines import engines
-from sim.cli.measure import FIGURES, QUICK, WORKLOADS, BenchError, run_workload, trap_figures
-from sim.engine import EngineUnavailable, open_engine
+from sim.cli.measure import FIGURES, QUICK, WORKLOADS, BenchError, rate, run_workload, trap_figures
+from sim.engine import open_engine
 
 EXAMPLES = ("bench", "bench --quick --engine pysim", "bench --save", "bench --json")
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench" / "results.jsonl"
-
-#: What the speed of an engine is measured on.
-RATE_WORKLOAD = "mix"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -61,39 +58,26 @@ def measure(engine: str, quick: bool) -> dict[str, Any]:
     opened.close()
     names = QUICK if quick else WORKLOADS
     workloads: dict[str, dict[str, Any]] = {}
-    rate = 0.0
     with common.progress(f"workloads on {name}", len(names)) as show:
         for number, workload in enumerate(names, 1):
             run = run_workload(workload, name, quick)
             cpi = run.cycles / run.retired
             workloads[workload] = {"cycles": run.cycles, "retired": run.retired, "cpi": round(cpi, 3)}
-            rate = run.cycles / run.seconds if workload == RATE_WORKLOAD else rate
             show(number)
     with common.progress("traps"):
         figures: dict[str, float] = trap_figures(name)
     cpis = [w["cpi"] for w in workloads.values()]
     figures["cpi"] = round(math.exp(sum(map(math.log, cpis)) / len(cpis)), 3)
     figures["cpi_worst"] = max(cpis)
-    figures[name] = round(rate)
-    if engine == "auto":
-        for other in engines():
-            if other["available"] and other["name"] != name:
-                figures[other["name"]] = round(_rate(other["name"]))
+    others = [e["name"] for e in engines() if e["available"] and e["name"] != name] if engine == "auto" else []
+    for each in (name, *others):
+        with common.progress(f"speed of {each}"):
+            figures[each] = round(rate(each, quick))
     return {
         "commit": _commit(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "engine": name, "quick": quick,
         "machine": f"{platform.machine()}, {os.cpu_count()} cpus, Python {platform.python_version()}",
         "figures": figures, "workloads": workloads,
     }  # fmt: skip
-
-
-def _rate(name: str) -> float:
-    with common.progress(f"speed of {name}"):
-        try:
-            run = run_workload(RATE_WORKLOAD, name, quick=False)
-        except EngineUnavailable as error:
-            note(str(error))
-            return 0
-    return run.cycles / run.seconds
 
 
 def _commit() -> str | None:
@@ -121,6 +105,7 @@ def _show(result: dict[str, Any]) -> None:
         table.add_row(name, f"{workload['cycles']:,}", f"{workload['retired']:,}", f"{workload['cpi']:.2f}")
     console.print(table)
     table = common.table("figure", "measured", "first bar", "aim", "", left=("figure", ""))
+    worst = max(result["workloads"], key=lambda name: result["workloads"][name]["cpi"])
     for figure in FIGURES:
         value = result["figures"].get(figure.key)
         if value is not None:
@@ -128,7 +113,8 @@ def _show(result: dict[str, Any]) -> None:
                 (value <= figure.bar, value <= figure.aim) if figure.low else (value >= figure.bar, value >= figure.aim)
             )
             verdict = "aim" if best else "bar" if good else "MISSED"
-            table.add_row(figure.about, *map(number, (value, figure.bar, figure.aim)), verdict)
+            about = figure.about + (f" ({worst})" if figure.key == "cpi_worst" else "")
+            table.add_row(about, *map(number, (value, figure.bar, figure.aim)), verdict)
     console.print(table)
     print(f"engine {result['engine']}; {result['machine']}; commit {result['commit'] or 'unknown'}")
 

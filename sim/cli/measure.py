@@ -18,6 +18,7 @@ PATIENCE = 50_000_000
 
 #: Programs that measure the pipeline on ordinary compiled code.
 WORKLOADS = tuple(name for name, program in PROGRAMS.items() if program.host and name != "demo")
+RATE_WORKLOAD = "mix"
 QUICK = ("linkedlist", "tokeniser", "crc", "mix")
 
 
@@ -59,6 +60,16 @@ def run_workload(name: str, engine: str, quick: bool) -> RunResult:
             f"{name} did not end well on {result.engine} ({result.reason.name.lower()}, exit {result.exit})"
         )
     return result
+
+
+def rate(engine: str, quick: bool) -> float:
+    """Return the cycles that an engine simulates in a second of wall time, over some seconds."""
+    with Machine(engine=engine) as machine:
+        fast = "fast" in machine.engine.capabilities
+        size = PROGRAMS[RATE_WORKLOAD].n_bench * (30 if fast and not quick else 1 if fast else 0)
+        machine.load_image(load_elf(build_program(RATE_WORKLOAD, n=size or PROGRAMS[RATE_WORKLOAD].n_test)))
+        result = machine.run(PATIENCE)
+    return result.cycles / result.seconds
 
 
 def trap_figures(engine: str) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -83,6 +84,7 @@ class Report:
 def main(arguments: argparse.Namespace) -> int:
     """Run; 1 if the guest did not end well or probes changed what it does."""
     common.check_engine(arguments.engine)
+    _check_wave(arguments)
     probing = Probing([place(p) for p in arguments.probe], [place(p) for p in arguments.jprobe], arguments.script)
     demo = arguments.elf is None
     if demo:
@@ -109,6 +111,15 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         _show(report)
     return FINDING if report.findings else OK
+
+
+def _check_wave(arguments: argparse.Namespace) -> None:
+    """Refuse before a long run what cannot be recorded after it."""
+    what, file = arguments.wave_around, arguments.wave
+    if what is not None and not re.fullmatch(r"all|(trap|hit|cycle):\d+", what):
+        raise UserError(f"{what!r} is no place in a run; say trap:N, hit:N, cycle:N (numbers from 0), or all")
+    if isinstance(file, str) and not file.endswith((".vcd", ".vcd.gz", ".fst")):
+        raise UserError(f"{file!r} is no waveform; call it .vcd, .vcd.gz or .fst")
 
 
 def _expected(error: Exception) -> bool:

@@ -165,7 +165,6 @@ def test_an_elf_file_that_is_none(kphw, guest, folder, make, says):
         (["--probe", "0x10"], "is in no symbol of the guest"),
         (["--jprobe", "nothing"], "the guest has no symbol 'nothing'"),
         (["--ram", "3M"], "3145728"),
-        (["--ram", "64k"], "more (ram_bytes)"),
         (["--wave-around", "hit:7"], "there is no hit:7"),
         (["--wave-around", "somewhere"], "is no place in a run"),
         (["--wave", "wave.png"], "is no waveform"),

@@ -26,7 +26,8 @@ def kprobe(at: int, hart: int = 0) -> list:
     """A hit that takes 10 + 20 + 30 cycles, then 5 in the slot, then 11 + 21 + 31."""
     return [
         trap(at, 3, hart), Deliver(hart, at + 10, 0),
-        phase(at + 30, "hit", hart=hart), phase(at + 30, "pre", 0, hart), phase(at + 30, "step", hart=hart), call(at + 30, 3, hart),
+        phase(at + 30, "hit", hart=hart), phase(at + 30, "pre", 0, hart), phase(at + 30, "step", hart=hart),
+        call(at + 30, 3, hart),
         Iret(hart, at + 60, 0, SLOT, 0),
         trap(at + 65, 1, hart), Deliver(hart, at + 76, 0),
         phase(at + 97, "post", hart=hart), phase(at + 97, "resume", hart=hart), call(at + 97, 1, hart),
@@ -84,7 +85,10 @@ def test_summary_gives_a_range_where_hits_differ():
     longer[-1] = Iret(0, 1140, 0, ADDRESS + 1, 0)
     ((head, lines),) = summary(hits([*kprobe(100), *longer]))
     assert head == "f (kprobe, 2 hits, 128-140 cycles)"
-    assert lines == ["int3 delivery 10, stub 20, [runtime], return 30, then step 5", "#DB  delivery 11, stub 21, [runtime], return 31-43"]
+    assert lines == [
+        "int3 delivery 10, stub 20, [runtime], return 30, then step 5",
+        "#DB  delivery 11, stub 21, [runtime], return 31-43",
+    ]
     assert span([3, 3]) == "3"
 
 

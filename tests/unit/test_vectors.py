@@ -41,7 +41,8 @@ REP = {
 }
 HIGH = {
     "name": "the high alias is the same RAM",
-    "initial": {"regs": {"rip": 0xFFFFFFFF80001000, "fs_base": 0x2000}, "mem": [[4096, "6448 8b0425 10000000".replace(" ", "")], [0x2010, "07"]]},
+    "initial": {"regs": {"rip": 0xFFFFFFFF80001000, "fs_base": 0x2000},
+                "mem": [[4096, "64488b042510000000"], [0x2010, "07"]]},
     "insns": 1,
     "final": {"regs": {"rip": 0xFFFFFFFF80001009, "rax": 7}, "mem": [[0x2010, "07"]]},
 }  # fmt: skip
@@ -90,8 +91,8 @@ def test_good_vectors_pass_in_any_order_on_one_engine(lines):
         (changed(PUSH, "final.mem.0.1", "2211000000000001"), "byte at 0xffff is 0x00, expected 0x01"),
         (changed(UD2, "final.trap", None), "trap 6 (#UD) at rip 0x1001, expected none"),
         (changed(UD2, "final.trap.rip", 4096), "rip of the trap is 0x1001, expected 0x1000"),
-        (changed(ADD, "final.trap", {"vector": 13, "error": 0, "rip": 4096}), "no trap, expected trap 13 (#GP) with error code 0x0 at rip 0x1000"),
-        (changed(PAGE_FAULT, "final.trap.error", 2), "trap 14 (#PF) with error code 0x0 at rip 0x1000, expected trap 14 (#PF) with error code 0x2"),
+        (changed(ADD, "final.trap", {"vector": 13, "error": 0}), "no trap, expected trap 13 (#GP) with error code 0x0"),
+        (changed(PAGE_FAULT, "final.trap.error", 2), "trap 14 (#PF) with error code 0x0 at rip 0x1000, expected trap 14"),
         (changed(PAGE_FAULT, "final.regs.cr2", 5), "cr2 is 0x"),
     ],
 )  # fmt: skip
