@@ -58,9 +58,9 @@ distclean: clean ## remove .venv as well
 define SETUP
 set -e
 missing=
-need() { echo "$$missing" | grep -qw -- "$$1" || missing="$$missing $$1"; }
+need() { missing="$$missing $$1"; }
 command -v $(PYTHON) >/dev/null || need python3
-! command -v $(PYTHON) >/dev/null || [ -x $(BIN)/pip ] || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || need python3-venv
+[ -x $(BIN)/pip ] || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || need python3-venv
 command -v gcc >/dev/null || need gcc
 echo '#include <stdio.h>' | gcc -E - >/dev/null 2>&1 || need libc6-dev
 command -v g++ >/dev/null || need g++
