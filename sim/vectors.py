@@ -99,7 +99,7 @@ class Runner:
         self._tidy(vector, stores)
         state = engine.state(0)
         self._current, self._is_fresh = last, False
-        odd = not done or not state.boundary or state.halted or (first[RFLAGS] | last[RFLAGS]) & _TF
+        odd = not done or not state.boundary or state.halted or state.trap_request or (first[RFLAGS] | last[RFLAGS]) & _TF
         if raised or odd or any(last[index] != self._power_on[index] for index in _RARE):
             self._fresh()
         return differences
