@@ -13,12 +13,12 @@ from hw.isa.facts import Op
 from hw.isa.rows import Flow, When
 from hw.legality import lower_checks
 from hw.operands import lower_address, lower_operands, lower_sizes
-from hw.predict import ReturnStack
+from hw.predict import AgreePredictor, ReturnStack
 from hw.types import Decoded, Fault, Insn, Redirect, Rep
 
 
 class Decode(Component):
-    """Decoder, sequencer and static branch prediction.
+    """Decoder, sequencer and branch prediction.
 
     Members
     -------
@@ -28,6 +28,7 @@ class Decode(Component):
     deliver, deliver_error : start the delivery routine in the next cycle (with kill); whether it pushes an error code.
     cpl, iopl : the current privilege, for checks.
     delivering : the delivery routine is being walked.
+    resolved, resolved_pc, agreed : how a conditional branch went (`hw.predict.AgreePredictor`).
     """
 
     i: In(stream.Signature(Insn))
@@ -39,6 +40,9 @@ class Decode(Component):
     cpl: In(2)
     iopl: In(2)
     delivering: Out(1)
+    resolved: In(1)
+    resolved_pc: In(64)
+    agreed: In(1)
 
     def elaborate(self, platform):
         m = Module()
@@ -49,6 +53,13 @@ class Decode(Component):
         with_error = Signal()
         in_routine = upc != 0
         m.submodules.stack = stack = ReturnStack()
+        m.submodules.agree = agree = AgreePredictor()
+        m.d.comb += [
+            agree.pc.eq(insn.pc),
+            agree.resolved.eq(self.resolved),
+            agree.resolved_pc.eq(self.resolved_pc),
+            agree.agreed.eq(self.agreed),
+        ]
 
         lower_table(m, row, insn)
         m.d.comb += upc_now.eq(Mux(in_routine, upc, row.routine))
@@ -102,7 +113,7 @@ class Decode(Component):
         lower_sizes(m, ctl, row, insn, u, size)
         lower_operands(m, ctl, insn, u, size, load, store, fault)
         lower_address(m, ctl, self.delivering, insn, u, g, size, load, store, fault)
-        self._branch(m, ctl, insn, u, stack, issue & ~fault)
+        self._branch(m, ctl, insn, u, stack, agree.agree, issue & ~fault)
         started = Signal()  # the first uop of a routine may be a skipped row
         m.d.comb += [
             u.pc.eq(insn.pc),
@@ -134,8 +145,8 @@ class Decode(Component):
             m.d.comb += [u.flags.eq(ctl.flags), u.sysop.eq(ctl.sysop)]
         return m
 
-    def _branch(self, m, ctl, insn, u, stack, issue):
-        """Static prediction: backward taken, forward not; returns by the return stack."""
+    def _branch(self, m, ctl, insn, u, stack, agree, issue):
+        """Conditional branches go backward and not forward unless they did otherwise; returns by the return stack."""
         near = Signal(64)
         taken, predicted = Signal(), Signal(64)
         m.d.comb += [
@@ -151,7 +162,7 @@ class Decode(Component):
             with m.Case(Flow.CALL.value):
                 m.d.comb += [u.branch.eq(1), taken.eq(1), self.redirect.valid.eq(issue), stack.push.eq(issue)]
             with m.Case(Flow.COND.value):
-                m.d.comb += [u.branch.eq(1), taken.eq(insn.imm[63]), self.redirect.valid.eq(issue & taken)]
+                m.d.comb += [u.branch.eq(1), taken.eq(insn.imm[63] ^ ~agree), self.redirect.valid.eq(issue & taken)]
             with m.Case(Flow.RET.value):
                 m.d.comb += [u.branch.eq(1), self.redirect.valid.eq(issue), stack.pop.eq(issue), predicted.eq(stack.top)]
             with m.Case(Flow.INDIRECT.value):

@@ -40,6 +40,7 @@ class ExecuteStage(Component):
     bypass : what this stage's uop will write.
     rflags : committed RFLAGS; its system bits are current here, since changing them refetches.
     sysreg, sysreg_data : system register port. tsc : cycles since reset.
+    resolved, resolved_pc, agreed : a conditional branch leaves; it went backward, or stayed (the static prediction).
     older : stage W holds something. io_valid, io_port, io_size, io_data : an `in`, when nothing older is in flight.
     """
 
@@ -53,6 +54,9 @@ class ExecuteStage(Component):
     sysreg: Out(6)
     sysreg_data: In(64)
     tsc: In(64)
+    resolved: Out(1)
+    resolved_pc: Out(64)
+    agreed: Out(1)
     older: In(1)
     io_valid: Out(1)
     io_port: Out(16)
@@ -286,6 +290,9 @@ class ExecuteStage(Component):
         with m.If(self.kill):
             m.d.sync += [self.o.valid.eq(0), flags.eq(self.flags_committed)]
 
+        with m.Switch(op), m.Case(Op.JCC, Op.LOOP, Op.JCXZ):
+            m.d.comb += self.resolved.eq(fire & ~faulty)
+        m.d.comb += [self.resolved_pc.eq(u.pc), self.agreed.eq((target != u.next_pc) == u.imm[63])]
         wrong = u.branch & (target != u.predicted)
         leaves = u.last & (u.deliver | u.iret)  # what follows a delivery or an iretq is always fetched anew
         stops = ((op == Op.REPCHK) & count_zero) | ((op == Op.REPNEXT) & ~again)

@@ -1,10 +1,14 @@
-"""Branch prediction that needs state: the stack of return addresses."""
+"""Branch prediction that needs state: return addresses, and how branches went before."""
 
-from amaranth.hdl import Array, Module, Signal
+from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
 #: Entries; deeper call chains lose the outermost predictions, never correctness.
 DEPTH = 8
+
+#: Counters of conditional branches.
+COUNTERS = 1024
 
 
 class ReturnStack(Component):
@@ -30,4 +34,38 @@ class ReturnStack(Component):
             m.d.sync += [head.eq(above), entries[above].eq(self.ret_pc)]
         with m.Elif(self.pop):
             m.d.sync += head.eq(head - 1)
+        return m
+
+
+class AgreePredictor(Component):
+    """Two-bit counters, by the low bits of rip, that say whether a conditional branch follows the static rule.
+
+    The static rule is backward taken, forward not; a fresh counter trusts it, so that cold code is predicted statically.
+
+    Members
+    -------
+    pc, agree : the prediction for a branch at pc, combinational.
+    resolved, resolved_pc, agreed : a conditional branch leaves execute in this cycle, and whether it followed the rule.
+    """
+
+    pc: In(64)
+    agree: Out(1)
+    resolved: In(1)
+    resolved_pc: In(64)
+    agreed: In(1)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.counters = counters = Memory(shape=2, depth=COUNTERS, init=[2] * COUNTERS)
+        predict, before = counters.read_port(domain="comb"), counters.read_port(domain="comb")
+        after = counters.write_port()
+        count = before.data
+        m.d.comb += [
+            predict.addr.eq(self.pc),
+            self.agree.eq(predict.data[1]),
+            before.addr.eq(self.resolved_pc),
+            after.addr.eq(self.resolved_pc),
+            after.en.eq(self.resolved),
+            after.data.eq(Mux(self.agreed, count + (count != 3), count - (count != 0))),
+        ]
         return m
