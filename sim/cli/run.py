@@ -289,7 +289,7 @@ def hit_table(found: list[Hit]):
     """Return the table of hits, at most 80 columns wide."""
     table = common.table(
         "cycle", "at", "handlers", "deliver", "stub", "return", "step", "total", left=("at", "handlers"),
-        title=f"{len(found)} probe hits, and the cycles in each phase",
+        title=f"{len(found)} probe hit{'s' * (len(found) != 1)}, and the cycles in each phase",
     )  # fmt: skip
     for hit in found:
         phases = (str(cycles) for cycles in hit.phases().values())

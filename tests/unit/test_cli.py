@@ -240,7 +240,7 @@ def test_a_place_that_cannot_be_written(kphw, quick, guest, folder):
 def test_run_shows_hits_console_and_files(kphw, quick, guest, folder):
     code, out, _ = kphw("run", guest, "--probe", "twice", "--compare")
     assert code == 0
-    assert "1 probe hits" in out and "twice" in out and "pre 0" in out and "console       hello" in out
+    assert "1 probe hit," in out and "twice" in out and "pre 0" in out and "console       hello" in out
     assert "the same console and exit" in out
     assert (folder / "out" / "hello" / "report.html").exists()
     assert max(map(len, out.splitlines())) <= 80
