@@ -205,24 +205,29 @@ def engine(engine_name: str, engine_pool: EnginePool) -> Watched:
 
 
 @pytest.fixture
-def machine(engine_name: str, engine_pool: EnginePool, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """A factory of `sim.Machine` on engines of the pool: ``machine("guest.elf", ram_bytes=...)``."""
+def machine_on(engine_pool: EnginePool, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """A factory of `sim.Machine` on engines of the pool: ``machine_on("pysim", "guest.elf", ram_bytes=...)``."""
     import sim.machine
 
     class Borrowed(Watched):
         def close(self) -> None:
             """The pool closes it."""
 
-    def borrow(name: str, *, latency: int = 1, wait_seed: int | None = None, soc_factory: Any = None, **options: Any) -> Any:
-        waits = {k: v for k, v in (("latency", latency), ("wait_seed", wait_seed)) if v != {"latency": 1}.get(k)}
-        harts = {} if options["harts"] == 1 else {"harts": options["harts"]}
-        return Borrowed(engine_pool.borrow(name, ram_bytes=options["ram_bytes"], **harts, **waits))
+    def borrow(name: str, *, soc_factory: Any = None, **options: Any) -> Any:
+        usual = {"latency": 1, "wait_seed": None, "harts": 1}
+        return Borrowed(engine_pool.borrow(name, **{k: v for k, v in options.items() if v != usual.get(k, ...)}))
 
-    def make(image: Any = None, **options: Any) -> Any:
-        return sim.machine.Machine(image, engine=options.pop("engine", engine_name), **options)
+    def make(name: str, image: Any = None, **options: Any) -> Any:
+        return sim.machine.Machine(image, engine=name, **options)
 
     monkeypatch.setattr(sim.machine, "open_engine", borrow)
     return make
+
+
+@pytest.fixture
+def machine(engine_name: str, machine_on: Callable[..., Any]) -> Callable[..., Any]:
+    """A factory of `sim.Machine` on the engine of the test: ``machine("guest.elf", ram_bytes=...)``."""
+    return functools.partial(machine_on, engine_name)
 
 
 # --- code ---

@@ -4,7 +4,7 @@ import pytest
 from trapbench import MISSING, RAM_END, STACK, STEP
 
 from hw.isa.facts import EventClass
-from sim.engine import StopReason
+from sim.engine import RetireFlag, StopReason
 
 S = pytest.param
 RETURN = "h32: iretq; h33: iretq; h2: iretq; h3: iretq;"
@@ -227,3 +227,27 @@ def test_int3_in_every_gate_and_flag_state(bench, rng):
         assert bench.taken[0].frame.rflags == image
         assert bench.reg("rflags") == image
         assert bench.taken[0].rflags == image & ~((1 << 14) | (1 << 9))
+
+
+@pytest.mark.parametrize("what", [32, "nmi"], ids=["irq", "nmi"])
+def test_hlt_never_misses_its_wake(bench, what):
+    """s141, s142: an interrupt in any cycle before, at or after hlt wakes it, once."""
+    for cycle in range(30):
+        reset(bench)
+        bench.load("start: nop; nop; sti; hlt; n: cli; done: hlt; jmp done; h32: iretq; h2: iretq")
+        bench.run([(cycle, what), ("asleep", what)] if what == "nmi" else [(cycle, what)])
+        assert bench.reg("rip") == bench.labels["done"] + 1, cycle
+        if what == 32:
+            bench.expect("v32@n IF")
+
+
+def test_delivery_and_iretq_are_quick(bench):
+    """Cycles from int3 at retirement to the first instruction of the handler, and of iretq: the first bars of the design."""
+    bench.load("start: nop; int3; n: hlt; h3: nop; iretq")
+    records = []
+    bench._read, read = lambda found, seen: records.extend(found) or read(found, seen), bench._read
+    bench.run()
+    cycle = {(r.pc, bool(r.flags & RetireFlag.DELIVER)): r.cycle for r in records}
+    handler = bench.labels["h3"]
+    assert cycle[handler, False] - bench.taken[0].cycle <= 40
+    assert cycle[bench.labels["n"], False] - cycle[handler, False] <= 30

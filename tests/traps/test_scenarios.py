@@ -197,6 +197,52 @@ STEPS = [
     S("start: pushfq; done: hlt", "#DB@done TF", TF, lambda b: _equal(b.quad(STACK - 8), 0x102), id="s053-pushf-image"),
 ]
 
+STRINGS = [
+    S("start: rep stosb; done: hlt", "#PF(2)@start RF", dict(rcx=8, rdi=RAM_END - 3, rax=0x5A),
+      [regs(rcx=5, rdi=RAM_END), cr2(RAM_END)], id="s149-rep-faults"),
+    S("start: rep stosb; done: hlt; h14: mov $0x30000, %edi; add $8, %rsp; iretq", "#PF(2)@start RF",
+      dict(rcx=8, rdi=RAM_END - 3, rax=0x5A), lambda b: _equal(b.engine.read_mem(0x30000, 6), b"ZZZZZ\0"), id="s149-rep-goes-on"),
+    S(STEP + "start: rep stosb; done: hlt", "#DB@start RF; #DB@start RF; #PF(2)@start RF TF",
+      TF | dict(rcx=8, rdi=RAM_END - 2), None, id="s072-rep-stepped-and-faulting"),
+    S(STEP + "start: movsb; a: lodsq; b: stosw; c: scasb; d: cmpsl; done: hlt", "#DB@a; #DB@b; #DB@c; #DB@d; #DB@done",
+      TF | dict(rsi=0x30000, rdi=0x30100), None, id="s068-without-rep"),
+    S(STEP + "start: pushq (%rsp); a: popq (%rsp); b: mul %rcx; c: xadd %rax, (%rsp); d: call *t; done: hlt; t: .quad f;"
+      "f: leave; g: ret $0", "#DB@a; #DB@b; #DB@c; #DB@d; #DB@f; #DB@g; #DB@done",
+      TF | dict(rbp=STACK - 24, rsp=STACK - 8), None, id="s074-routines"),
+]
+
+#: A descriptor of a TSS that nobody uses yet, at 0x58, one not present at 0x68, and a busy one is 0x18.
+_TSS = {0x2058: struct.pack("<QQ", 0x12CD89AB67899FFF | 1 << 55, 0xFFFF8000),
+        0x2068: struct.pack("<QQ", 0x000009AB67890067, 0)}
+
+TABLES = [
+    S("start: mov $0x58, %eax; ltr %ax; done: hlt", "", dict(mem=_TSS),
+      [regs(tr=0x58, tr_base=0xFFFF800012AB6789, tr_limit=0xD9FFFFFF),
+       lambda b: _equal(b.quad(0x2058) >> 40 & 0xFF, 0x8B)], id="s027-ltr"),
+    S("start: ltr %ax; done: hlt", "#GP(18)@start RF", dict(rax=0x18), regs(tr=0x18), id="s027-ltr-busy"),
+    S("start: ltr %ax; done: hlt", "#GP(0)@start RF", dict(rax=3), None, id="s027-ltr-null"),
+    S("start: ltr %ax; done: hlt", "#GP(10)@start RF", dict(rax=0x10), None, id="s027-ltr-data"),
+    S("start: ltr %ax; done: hlt", "#GP(f8)@start RF", dict(rax=0xF8), None, id="s027-ltr-half-beyond"),
+    S("start: ltr %ax; done: hlt", "#NP(68)@start RF", dict(rax=0x68, mem=_TSS), None, id="s027-ltr-not-present"),
+    S("start: lidt x; lgdt y; sidt z; sgdt z+16; done: hlt; x: .word 0x123; .quad 0x1122; y: .word 0xff; .quad 0x2000;"
+      "z: .zero 32", "", {}, [regs(idt_base=0x1122, idt_limit=0x123), lambda b: _equal(
+          b.engine.read_mem(b.labels["z"], 26), struct.pack("<HQ6xHQ", 0x123, 0x1122, 0xFF, 0x2000))], id="s007-lidt-sidt"),
+    S("start: lidt x; done: hlt; x: .word 0x123; .quad 1 << 63", "#GP(0)@start RF", {}, regs(idt_base=0x1000, idt_limit=0xFFF),
+      id="s031-lidt-noncanonical"),
+    S("start: lgdt x; done: hlt; x: .word 0x123; .quad 1 << 63", "#GP(0)@start RF", {}, regs(gdt_base=0x2000), id="s019-lgdt"),
+    S(INT3, "#BP@n; #SS(0)@start RF", dict(gates={3: dict(ist=2)}, mem={0x302C: struct.pack("<Q", NONCANONICAL)}), rsp_kept,
+      id="s026-ist-noncanonical"),
+    S(UD, "#UD@start; #SS(1)@start RF", dict(gates={6: dict(ist=2)}, mem={0x302C: struct.pack("<Q", NONCANONICAL)}), rsp_kept,
+      id="s026-ist-noncanonical-fault"),
+    S(INT3, "#BP@n; #PF(0)@start RF", dict(gates={3: dict(ist=2)}, tr_base=MISSING), cr2(MISSING + 0x2C), id="s026-tss-missing"),
+    S(INT33, "v33@n; #PF(0)@start; #DF(0)@start; #PF(0)@start", SHUT | dict(gdt_base=MISSING),
+      lambda b: _equal(b.reg("cr2"), MISSING + 8), id="s019-gdt-missing"),
+    S("start: lretq; l: nop; done: hlt", "", dict(stack=["l", 8]), regs(rsp=0x7010, cs=8), id="s122-lret"),
+    S("start: lretq $24; l: nop; done: hlt", "", dict(stack=["l", 8]), regs(rsp=0x7028), id="s122-lret-imm"),
+    S("start: lretq", "#GP(10)@start RF", dict(stack=["start", 0x10]), rsp_kept, id="s124-lret-data"),
+    S("start: lretq", "#GP(0)@start RF", dict(stack=[NONCANONICAL, 8]), rsp_kept, id="s126-lret-rip"),
+]
+
 DEBUG_REGISTERS = [
     S("start: mov %rax, %db4; mov %db4, %rbx; mov %db6, %rcx; done: hlt", "", {}, regs(rbx=CLEAN, rcx=CLEAN), id="s086-dr4"),
     S("start: mov %rax, %db6; mov %db6, %rbx; done: hlt", "", dict(dr6=0xFFFFEFFF), regs(rbx=CLEAN), id="s088-dr6-0"),
@@ -295,7 +341,7 @@ OTHERS = [
 
 @pytest.mark.parametrize(
     ("text", "expect", "setup", "check"),
-    [*FRAMES, *BREAKPOINTS, *STEPS, *DEBUG_REGISTERS, *IRETQ, *DOUBLE, *OTHERS],
+    [*FRAMES, *BREAKPOINTS, *STEPS, *STRINGS, *TABLES, *DEBUG_REGISTERS, *IRETQ, *DOUBLE, *OTHERS],
 )
 def test_scenario(bench, text, expect, setup, check):
     setup = dict(setup)
