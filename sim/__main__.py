@@ -47,13 +47,13 @@ def _parser(chosen: str | None) -> Parser:
 
 def _errors() -> tuple[type[Exception], ...]:
     """Return the exceptions whose message is meant for the user."""
-    from kprobes import HandlerError, KprobeError
+    from sim.cli.probing import REFUSALS
     from sim.elf import ImageError
     from sim.engine import EngineUnavailable
     from sim.guestbuild import GuestBuildError
     from sim.memory import GuestMemoryError
 
-    return UserError, KprobeError, HandlerError, ImageError, EngineUnavailable, GuestBuildError, GuestMemoryError
+    return UserError, *REFUSALS, ImageError, EngineUnavailable, GuestBuildError, GuestMemoryError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

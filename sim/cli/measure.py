@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
-from kprobes import Kprobe, Vector
+from hw.isa.facts import Vector
+from sim.cli.probing import kprobe
 from sim.elf import load_elf
 from sim.engine import Recording, StopReason
 from sim.events import Deliver, Event, Iret, Retire, Trap
@@ -75,7 +76,7 @@ def rate(engine: str, quick: bool) -> float:
 def trap_figures(engine: str) -> dict[str, float]:
     """Return the cycles of int3, of iretq, and of a whole hit: medians over the hits of a kprobe on the demo."""
     with Machine(build_program("demo", n=2), engine=engine, record=Recording.ALL) as machine:
-        machine.kprobes.register_kprobe(Kprobe("__blockdev_direct_IO", pre_handler=lambda p, regs: 0))
+        machine.kprobes.register_kprobe(kprobe("__blockdev_direct_IO"))
         machine.run(PATIENCE)
         return count(machine.events)
 

@@ -1,4 +1,7 @@
-"""From what the user wrote (--probe, --jprobe, a script) to probes on a machine."""
+"""From what the user wrote (--probe, --jprobe, a script) to probes on a machine.
+
+The command line is a user of the runtime as scripts are; only this module of it imports `kprobes`.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kprobes import HandlerError, Jprobe, Kprobe, KprobeError, PtRegs
+from kprobes import HandlerError, Jprobe, Kprobe, KprobeError, KprobePanic, PtRegs
 from sim.cli.common import UserError
 from sim.machine import Machine
+
+#: What the runtime refuses, or raises for a handler: the messages are for the user.
+REFUSALS = (KprobeError, HandlerError)
+
+__all__ = ["REFUSALS", "HandlerError", "KprobePanic", "Probing", "explain", "kprobe", "place"]
 
 
 @dataclass
@@ -29,7 +37,7 @@ class Probing:
     def plant(self, machine: Machine) -> None:
         """Register everything on a machine; raise UserError or KprobeError with the next step."""
         for symbol, offset in self.probes:
-            machine.kprobes.register_kprobe(_kprobe(symbol, offset))
+            machine.kprobes.register_kprobe(kprobe(symbol, offset))
         for symbol, offset in self.jprobes:
             machine.kprobes.register_jprobe(_jprobe(symbol, offset))
         if self.script:
@@ -56,7 +64,8 @@ def _pre(p: Kprobe, regs: PtRegs) -> int:
     return 0
 
 
-def _kprobe(name: str, offset: int) -> Kprobe:
+def kprobe(name: str, offset: int = 0) -> Kprobe:
+    """Return a probe that counts, for machine.kprobes.register_kprobe."""
     return Kprobe(**_where(name, offset), pre_handler=_pre)
 
 

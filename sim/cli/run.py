@@ -14,11 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kprobes import HandlerError, KprobePanic
 from sim import guestbuild
 from sim.cli import common, htmlreport
 from sim.cli.common import FINDING, OK, OUT, UserError
-from sim.cli.probing import Probing, explain, place
+from sim.cli.probing import HandlerError, KprobePanic, Probing, explain, place
 from sim.elf import Image, load_elf
 from sim.engine import Recording, StopReason
 from sim.events import Trap

@@ -207,7 +207,7 @@ def test_a_probe_that_is_refused_leaves_memory_as_it_was(quick, guest):
         before = machine.mem.read(0, 1 << 21)
         for symbol, offset in (place("twice+4"), place("nothing")):
             with pytest.raises(OSError):
-                machine.kprobes.register_kprobe(sim.cli.probing._kprobe(symbol, offset))
+                machine.kprobes.register_kprobe(sim.cli.probing.kprobe(symbol, offset))
         assert machine.mem.read(0, 1 << 21) == before
 
 
