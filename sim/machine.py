@@ -11,13 +11,16 @@ from typing import cast
 from hw.bus import HIGH_BASE
 from hw.isa.facts import VECTORS, DebugReg, SysReg, Vector
 from kprobes import GuestMemoryError as KprobesMemoryError
-from kprobes import HandlerError, Kprobes, PtRegs, Symbols
+from kprobes import HandlerError, Jprobe, Kprobe, KprobeError, KprobePanic, Kprobes, PtRegs, Symbols
 from kprobes import Trap as ProbeTrap
 from sim.elf import Image, SymbolTable, load_elf
 from sim.engine import NEVER, Engine, Recording, SocFactory, StopOn, StopReason, default_soc, open_engine
 from sim.events import Deliver, EventLog, Iret, ProbePhase, Shutdown, Trap, TrapPortCall, from_records
 from sim.harts import HartView
 from sim.memory import GuestMemory, GuestMemoryError
+
+#: This module is the one door to the runtime; what plants probes from within `sim` takes these from here.
+__all__ = ["HandlerError", "Jprobe", "Kprobe", "KprobeError", "KprobePanic", "Machine", "PtRegs", "RunResult"]
 
 PT_REGS_BYTES = len(PtRegs().pack())
 PAGE = 4096
@@ -54,7 +57,8 @@ class RunResult:
 class Machine:
     """Harts with RAM, loaded with an ELF image or with code, and `kprobes` on them.
 
-    `image` is a path or a `sim.elf.Image`. The clock stands still between calls: memory, registers and events may be
+    `image` is a path or a `sim.elf.Image`. `engine` is a name, or an open engine, which is reset, its RAM cleared, and left
+    open at the end: starting one takes seconds. The clock stands still between calls: memory, registers and events may be
     read then, memory may be written at any time, registers at a boundary. Retire events are kept with
     ``record=Recording.ALL`` only.
     """
@@ -62,7 +66,7 @@ class Machine:
     def __init__(
         self,
         image: str | Path | Image | None = None,
-        engine: str = "auto",
+        engine: str | Engine = "auto",
         harts: int = 1,
         ram_bytes: int = 16 << 20,
         *,
@@ -73,9 +77,16 @@ class Machine:
     ):
         if isinstance(image, (str, Path)):
             image = load_elf(image)
-        self.engine: Engine = open_engine(
-            engine, harts=harts, ram_bytes=ram_bytes, latency=latency, wait_seed=wait_seed, soc_factory=soc_factory
-        )
+        self._owns_engine = isinstance(engine, str)
+        if isinstance(engine, str):
+            engine = open_engine(
+                engine, harts=harts, ram_bytes=ram_bytes, latency=latency, wait_seed=wait_seed, soc_factory=soc_factory
+            )
+        else:
+            harts, ram_bytes = engine.harts, engine.ram_bytes
+            engine.reset()
+            engine.write_mem(0, bytes(ram_bytes))
+        self.engine: Engine = engine
         self.engine.record(record)
         self._record = record
         self.mem = GuestMemory(self.engine, self._memory_changed)
@@ -149,8 +160,9 @@ class Machine:
         return self.run(until=StopOn(retired=count, hart=hart), max_cycles=PATIENCE * max(1, count))
 
     def close(self) -> None:
-        """Free the engine."""
-        self.engine.close()
+        """Free the engine, unless it was lent."""
+        if self._owns_engine:
+            self.engine.close()
 
     def __enter__(self) -> Machine:
         return self

@@ -1,6 +1,6 @@
 """From what the user wrote (--probe, --jprobe, a script) to probes on a machine.
 
-The command line is a user of the runtime as scripts are; only this module of it imports `kprobes`.
+The command line is a user of the runtime as scripts are.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kprobes import HandlerError, Jprobe, Kprobe, KprobeError, KprobePanic, PtRegs
 from sim.cli.common import UserError
-from sim.machine import Machine
+from sim.machine import HandlerError, Jprobe, Kprobe, KprobeError, KprobePanic, Machine, PtRegs
 
 #: What the runtime refuses, or raises for a handler: the messages are for the user.
 REFUSALS = (KprobeError, HandlerError)

@@ -10,7 +10,7 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from sim.cli import common, htmlreport
 from sim.cli.common import FINDING, OK, OUT, UserError
 from sim.cli.probing import HandlerError, KprobePanic, Probing, explain, place
 from sim.elf import Image, load_elf
-from sim.engine import Recording, StopReason
+from sim.engine import Engine, Recording, StopReason, open_engine
 from sim.events import Trap
 from sim.gtkw import around
 from sim.machine import Machine, RunResult
@@ -127,8 +127,11 @@ def _expected(error: Exception) -> bool:
 
 
 def _run(name: str, image: Image, probing: Probing, arguments: argparse.Namespace) -> Report:
-    with contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext():
-        with _machine(image, arguments) as machine:
+    quiet = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()
+    with quiet, contextlib.ExitStack() as lent:
+        with common.progress(f"preparing the engine {arguments.engine}"):
+            engine = lent.enter_context(contextlib.closing(open_engine(arguments.engine, ram_bytes=arguments.ram)))
+        with _machine(image, engine, arguments) as machine:
             probing.plant(machine)
             result = _simulate(machine, arguments.max_cycles, "with probes" if probing else "running")
             report = Report(name, image, result, hits(machine.events), _chain(machine, result))
@@ -138,9 +141,9 @@ def _run(name: str, image: Image, probing: Probing, arguments: argparse.Namespac
                 report.files["events"] = _written(path, machine.events.write_jsonl)
         _judge(report, arguments.max_cycles)
         if arguments.compare and probing:
-            _compare(report, arguments)
+            _compare(report, engine, arguments)
         if arguments.wave or arguments.wave_around:
-            _wave(report, events, probing, arguments)
+            _wave(report, events, probing, engine, arguments)
     page = htmlreport.page(f"kphw run: {name}", _facts(report), _console(result), report.hits)
     report.files["report"] = _written(OUT / name / "report.html", lambda path: path.write_text(page))
     return report
@@ -156,13 +159,9 @@ def _written(path: Path, write: Callable[[Path], object]) -> str:
     return str(path)
 
 
-@contextlib.contextmanager
-def _machine(image: Image, arguments: argparse.Namespace) -> Iterator[Machine]:
-    record = Recording.ALL if arguments.events else Recording.TRAPS
-    with common.progress(f"preparing the engine {arguments.engine}"):
-        machine = Machine(image, engine=arguments.engine, ram_bytes=arguments.ram, record=record)
-    with machine:
-        yield machine
+def _machine(image: Image, engine: Engine, arguments: argparse.Namespace) -> Machine:
+    """A fresh machine on the engine of the command; the engine stays open."""
+    return Machine(image, engine=engine, record=Recording.ALL if arguments.events else Recording.TRAPS)
 
 
 def _simulate(machine: Machine, max_cycles: int, what: str) -> RunResult:
@@ -210,8 +209,8 @@ def _judge(report: Report, max_cycles: int) -> None:
         report.findings.append(f"the guest ended with status {result.exit >> 1}")
 
 
-def _compare(report: Report, arguments: argparse.Namespace) -> None:
-    with _machine(report.image, arguments) as machine:
+def _compare(report: Report, engine: Engine, arguments: argparse.Namespace) -> None:
+    with _machine(report.image, engine, arguments) as machine:
         plain = _simulate(machine, arguments.max_cycles, "without probes")
     probed = report.result
     report.equal = (plain.console, plain.exit, plain.reason) == (probed.console, probed.exit, probed.reason)
@@ -219,14 +218,14 @@ def _compare(report: Report, arguments: argparse.Namespace) -> None:
         report.findings.append(f"without probes the guest prints {_console(plain)!r} and exits with {plain.exit}")
 
 
-def _wave(report: Report, events: list, probing: Probing, arguments: argparse.Namespace) -> None:
+def _wave(report: Report, events: list, probing: Probing, engine: Engine, arguments: argparse.Namespace) -> None:
     """Run once more with a recorder on the chosen window: a run is the same every time."""
     what = arguments.wave_around
     if what is None:
         what = "hit:0" if report.hits else "trap:0" if any(isinstance(e, Trap) for e in events) else "all"
     window = around(events, what)
     path = OUT / report.name / "wave.vcd" if arguments.wave in (True, None) else Path(arguments.wave)
-    with _machine(report.image, arguments) as machine, contextlib.redirect_stdout(io.StringIO()):
+    with _machine(report.image, engine, arguments) as machine, contextlib.redirect_stdout(io.StringIO()):
         probing.plant(machine)
         recorder = WaveRecorder(machine)
         recorder.window(window.start, window.end)
