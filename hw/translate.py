@@ -1,6 +1,6 @@
 """Translation of linear to physical addresses: static for now. Paging will replace this unit and nothing else."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.bus import DEVICE_PHYS, DEVICE_VIRT, HIGH_BASE, PHYS_BITS
@@ -36,13 +36,14 @@ class Translate(Component):
         m = Module()
         top = self.la[47:]
         end = Signal(self._bits + 1)
-        low, high = Signal(), Signal()
+        low, high, over = Signal(), Signal(), Signal()
         m.d.comb += [
             self.noncanonical.eq(top.any() & ~top.all()),
             end.eq(self.la[: self._bits] + self.last),
             low.eq(self.la[self._bits :] == 0),
             high.eq(self.la[self._bits :] == HIGH_BASE >> self._bits),
             self.device.eq(self.la[12:] == DEVICE_VIRT >> 12),
+            over.eq(Mux(self.device, (self.la[:12] + self.last)[12], (low | high) & end[-1])),
             self.cr2.eq(self.la),
             self.pa.eq(self.la[: self._bits]),
         ]
@@ -50,7 +51,7 @@ class Translate(Component):
             m.d.comb += self.pa.eq(DEVICE_PHYS | self.la[:12])
         with m.Elif(~low & ~high):
             m.d.comb += self.missing.eq(~self.noncanonical)
-        with m.Elif(end[-1]):  # the access runs over the end of RAM
+        with m.If(over):  # the access runs over the end of its region
             m.d.comb += [self.missing.eq(1), self.cr2.eq(self.la + self.last)]
             m.d.comb += self.cr2[:12].eq(0)
         return m
