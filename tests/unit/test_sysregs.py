@@ -1,0 +1,169 @@
+"""System registers: what a write keeps, what always reads as 1, and what delivery, page faults and swapgs change."""
+
+import pytest
+
+from hw.isa.facts import SysReg
+from hw.sysregs import ROWS, SysRegs
+from tests.unit.opbench import M64, simulate
+
+#: Register: (value after reset, bits a write keeps, bits that read as 1): SDM vol. 3, 2.5 and 17.2, by name of the bits.
+_16, _32 = 0xFFFF, 0xFFFFFFFF
+FACTS = {
+    "CR0": (0x80050033, 0xE005002F, 0x10),  # PG CD NW AM WP NE TS EM MP PE; ET is 1
+    "CR2": (0, M64, 0),
+    "CR3": (0, M64, 0),
+    "CR4": (0x20, 0x7FFFFF, 0),
+    "CR8": (0, 0xF, 0),
+    "ES": (0x10, _16, 0),
+    "CS": (0x08, _16, 0),
+    "SS": (0x10, _16, 0),
+    "DS": (0x10, _16, 0),
+    "FS": (0, _16, 0),
+    "GS": (0, _16, 0),
+    "TR": (0, _16, 0),
+    "LDTR": (0, _16, 0),
+    "DR0": (0, M64, 0),
+    "DR1": (0, M64, 0),
+    "DR2": (0, M64, 0),
+    "DR3": (0, M64, 0),
+    "DR6": (0xFFFF0FF0, 0xE00F, 0xFFFF0FF0),  # BT BS BD B3-B0
+    "DR7": (0x400, 0xFFFF23FF, 0x400),  # LEN R/W GD GE LE G L
+    "IDT_BASE": (0, M64, 0),
+    "IDT_LIMIT": (_16, _16, 0),
+    "GDT_BASE": (0, M64, 0),
+    "GDT_LIMIT": (0, _16, 0),
+    "TR_BASE": (0, M64, 0),
+    "TR_LIMIT": (0, _32, 0),
+    "FS_BASE": (0, M64, 0),
+    "GS_BASE": (0, M64, 0),
+    "KERNEL_GS_BASE": (0, M64, 0),
+    "EFER": (0x500, 0xD01, 0),  # NXE LMA LME SCE
+}
+EVENTS = ("we", "swapgs", "fault_we", "step_we", "deliver_we")
+
+
+class Model:
+    """The registers as a dictionary, and a driver that makes one thing happen."""
+
+    def __init__(self, ctx, dut):
+        self.ctx, self.dut = ctx, dut
+        self.value = {name: reset for name, (reset, _, _) in FACTS.items()}
+
+    async def tick(self, **ports):
+        for name, value in ports.items():
+            self.ctx.set(getattr(self.dut, name), value)
+        await self.ctx.tick()
+        for name in EVENTS:
+            self.ctx.set(getattr(self.dut, name), 0)
+
+    async def write(self, name, data):
+        await self.tick(we=1, waddr=SysReg[name], wdata=data)
+        _, mask, ones = FACTS[name]
+        self.value[name] = data & mask | ones
+
+    def check(self):
+        for name, value in self.value.items():
+            for port, data in ((self.dut.read, self.dut.read_data), (self.dut.debug, self.dut.debug_data)):
+                self.ctx.set(port, SysReg[name])
+                seen = self.ctx.get(data)
+                assert seen == value, f"{name}: {seen:#x}, not {value:#x}"
+        for reg in SysRegs.WATCHED:
+            assert self.ctx.get(getattr(self.dut, reg.name.lower())) == self.value[reg.name]
+
+
+def run(test):
+    dut = SysRegs()
+
+    async def bench(ctx):
+        model = Model(ctx, dut)
+        model.check()
+        await test(model)
+        model.check()
+
+    simulate(dut, bench, clock=True)
+
+
+def test_every_register_has_a_row():
+    assert {row.reg for row in ROWS} == set(SysReg) == {SysReg[name] for name in FACTS}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_writes(name, rng):
+    async def test(model):
+        for data in (M64, 0, rng.getrandbits(64), rng.getrandbits(64)):
+            await model.write(name, data)
+            model.check()
+
+    run(test)
+
+
+def test_nothing_changes_without_a_write(rng):
+    async def test(model):
+        for name in FACTS:
+            await model.write(name, rng.getrandbits(64))
+        await model.tick(wdata=M64, waddr=SysReg.DR0, cr2=5, new_cs=7, new_ss=9, ss_we=1, db=1)
+
+    run(test)
+
+
+def test_indices_without_a_register():
+    async def test(model):
+        for index in set(range(64)) - set(SysReg):
+            await model.tick(we=1, waddr=index, wdata=M64)
+            model.ctx.set(model.dut.read, index)
+            assert model.ctx.get(model.dut.read_data) == 0
+
+    run(test)
+
+
+def test_swapgs():
+    async def test(model):
+        await model.write("GS_BASE", 0x1111)
+        await model.write("KERNEL_GS_BASE", 0xFFFF888000000000)
+        for _ in range(3):
+            await model.tick(swapgs=1)
+            swapped = model.value["KERNEL_GS_BASE"], model.value["GS_BASE"]
+            model.value["GS_BASE"], model.value["KERNEL_GS_BASE"] = swapped
+            model.check()
+
+    run(test)
+
+
+def test_a_page_fault_writes_cr2(rng):
+    async def test(model):
+        for _ in range(4):
+            model.value["CR2"] = rng.getrandbits(64)
+            await model.tick(fault_we=1, cr2=model.value["CR2"])
+            model.check()
+
+    run(test)
+
+
+@pytest.mark.parametrize("before, after", ((0, 0x4000), (0xF, 0x4000), (0xE00F, 0xE000), (0x2005, 0x6000)))
+def test_a_single_step_sets_bs(before, after):
+    """BS is set and B3 to B0 cleared; BD and BT are left for software to clear."""
+
+    async def test(model):
+        await model.write("DR6", before)
+        await model.tick(step_we=1)
+        model.value["DR6"] = after | 0xFFFF0FF0
+
+    run(test)
+
+
+@pytest.mark.parametrize("ss_we", (0, 1))
+@pytest.mark.parametrize("db", (0, 1))
+def test_delivery(ss_we, db):
+    """CS always, SS with a change of privilege; DR7.GD is cleared on #DB and on nothing else."""
+
+    async def test(model):
+        await model.write("DR7", 0x23FF)
+        await model.write("SS", 0x2B)
+        await model.tick(deliver_we=1, new_cs=0x8, new_ss=0, ss_we=ss_we, db=db)
+        model.value["CS"] = 8
+        if ss_we:
+            model.value["SS"] = 0
+        if db:
+            model.value["DR7"] = 0x07FF
+
+    run(test)
