@@ -10,7 +10,8 @@ from hw.types import Flags
 #: Cycles from the first with ``start`` to the one with ``done``, both counted.
 MUL_CYCLES = 3
 HALF_CYCLES = 1  # MULHI, REM, DIVHI
-#: Division: one cycle takes the magnitudes, one puts the signs back, and each between makes two bits of the quotient.
+#: Division, at most: one cycle takes the magnitudes, one puts the signs back, and each between makes two bits of the
+#: quotient, or passes over 16 bits of the dividend that are zeros before its first one.
 DIV_CYCLES = {bits: 2 + bits // 2 for bits in (8, 16, 32, 64)}
 #: A divide error that the first step sees: divisor 0, or a quotient that does not fit even without its sign.
 DIV_ERROR_CYCLES = 3
@@ -135,10 +136,13 @@ class Divider(wiring.Component):
                 with m.If(rest >= divisor):
                     m.next = "SIGN"
             with m.State("STEP"):
-                self._two_bits(m, rest, quotient, divisor)
-                m.d.sync += cycles_left.eq(cycles_left - 1)
-                with m.If(cycles_left == 1):
-                    m.next = "SIGN"
+                with m.If(~rest.any() & ~quotient[48:].any() & (cycles_left > 8)):
+                    m.d.sync += [quotient.eq(quotient << 16), cycles_left.eq(cycles_left - 8)]
+                with m.Else():
+                    self._two_bits(m, rest, quotient, divisor)
+                    m.d.sync += cycles_left.eq(cycles_left - 1)
+                    with m.If(cycles_left == 1):
+                        m.next = "SIGN"
             with m.State("SIGN"):
                 m.next = "IDLE"
                 m.d.comb += self.done.eq(1)

@@ -69,7 +69,8 @@ async def operate(ctx, dut, case: Case) -> None:
     assert ctx.get(dut.error) == want.error, f"{case} {want}"
     assert ctx.get(dut.flags_out.as_value()) == want.flags, f"{case} {want}"
     if case.op in DIVIDE:
-        assert cycles == DIV_CYCLES[bits] or (want.error and cycles == DIV_ERROR_CYCLES), f"{case} {cycles}"
+        passed_over = (DIV_CYCLES[bits] - cycles) / 7  # each saves 7 cycles
+        assert passed_over in range(max(1, bits // 16)) or (want.error and cycles == DIV_ERROR_CYCLES), f"{case} {cycles}"
     else:
         assert cycles == MUL_CYCLES
     if not want.error:
