@@ -74,32 +74,59 @@ def write_program(rng: random.Random, length: int) -> str:
     return "\n".join(lines)
 
 
-def run(m, code, seeds, stepped):
-    """Run from equal beginnings; return the end."""
-    handler = code.labels["h1"]
-    gate = handler & 0xFFFF | 8 << 16 | 1 << 32 | 0x8E << 40 | (handler >> 16) << 48
+GDT, TSS = TABLES + 0x400, TABLES + 0x500
+
+
+def run(m, code, number, *, stepped=False, interrupts=None):
+    """Run from equal beginnings, interrupted at times that `interrupts` draws; return the end."""
+    handler = code.labels["handler"]
+    gate = handler & 0xFFFF | 8 << 16 | 0x8E << 40 | (handler >> 16) << 48
     m.mem.write(CODE, code.data)
-    m.mem.write(TABLES + 16, gate.to_bytes(16, "little"))
-    m.mem.write(TABLES + 0x108, (0x00CF93000000FFFF << 64 | 0x00AF9B000000FFFF).to_bytes(16, "little"))
-    m.mem.write(TABLES + 0x200 + 0x24, (STACK + 0x4000).to_bytes(8, "little"))
-    m.mem.write(DATA, random.Random(seeds).randbytes(32))
+    for vector, ist in ((1, 1), (2, 2), (32, 1)):  # an NMI may come in the handler of an interrupt
+        m.mem.write(TABLES + 16 * vector, (gate | ist << 32).to_bytes(16, "little"))
+    m.mem.write(GDT + 8, (0x00CF93000000FFFF << 64 | 0x00AF9B000000FFFF).to_bytes(16, "little"))
+    m.mem.write(TSS + 0x24, (STACK + 0x4000 | STACK + 0x5000 << 64).to_bytes(16, "little"))
+    m.mem.write(DATA, random.Random(number).randbytes(32))
     regs = m.harts[0].regs
-    values = {name: random.Random(f"{seeds}{name}").getrandbits(64) for name in REGISTERS}
-    system = dict(idt_base=TABLES, idt_limit=0x1F, gdt_base=TABLES + 0x100, gdt_limit=0x1F, tr_base=TABLES + 0x200, tr_limit=0x67)
-    for name, value in (values | system | dict(r15=DATA, rsp=STACK, rip=CODE, rflags=2 | stepped << RFlag.TF)).items():
+    values = {name: random.Random(f"{number}{name}").getrandbits(64) for name in REGISTERS}
+    values |= dict(idt_base=TABLES, idt_limit=0x20F, gdt_base=GDT, gdt_limit=0x1F, tr_base=TSS, tr_limit=0x67)
+    hidden = 1 << RFlag.TF | 1 << RFlag.IF
+    flags = 2 | (stepped << RFlag.TF) | ((interrupts is not None) << RFlag.IF)
+    for name, value in (values | dict(r15=DATA, rsp=STACK, rip=CODE, rflags=flags)).items():
         regs[name] = value
-    result = m.run(max_cycles=400_000)
+    result = m.run(max_cycles=400_000 if interrupts is None else interrupts.randrange(60))
+    while result.reason == StopReason.MAX_CYCLES and interrupts is not None and m.cycle < 400_000:
+        if interrupts.randrange(2):
+            m.harts[0].nmi()
+        else:
+            m.harts[0].irq(32)
+        result = m.run(max_cycles=interrupts.randrange(40, 150))
     assert result.reason == StopReason.EXIT
-    flags = regs.rflags & ~(1 << RFlag.TF)
-    return {n: hex(regs[n]) for n in (*REGISTERS, "rsp")}, hex(flags), m.mem.read(DATA, 32), m.mem.read(STACK - 512, 512)
+    return {n: hex(regs[n]) for n in (*REGISTERS, "rsp")}, hex(regs.rflags & ~hidden), m.mem.read(DATA, 32), m.mem.read(
+        STACK - 512, 512
+    )
+
+
+@pytest.fixture
+def program(engine_name, assemble, seed, number):
+    """A random program; fewer and shorter ones on a slow engine."""
+    if engine_name == "pysim" and number > 1:
+        pytest.skip("too long for this engine: the compiled one runs it")
+    text = write_program(random.Random(f"{seed} {number}"), 60 if engine_name == "pysim" else 400)
+    return assemble(f"{text}\nout %al, $0xf4\n1: jmp 1b\nhandler: iretq", at=CODE)
 
 
 @pytest.mark.parametrize("number", range(12))
-def test_as_without_a_pipeline(machine, engine_name, assemble, seed, number):
-    if engine_name == "pysim" and number > 2:
-        pytest.skip("too long for this engine: the compiled one runs it")
-    text = write_program(random.Random(f"{seed} {number}"), 60 if engine_name == "pysim" else 400)
-    code = assemble(f"{text}\nout %al, $0xf4\n1: jmp 1b\nh1: iretq", at=CODE)
-    wanted = run(machine(), code, number, stepped=True)
+def test_as_without_a_pipeline(machine, program, number):
+    wanted = run(machine(), program, number, stepped=True)
     for options in ({}, dict(wait_seed=11), dict(latency=4)):
-        assert run(machine(**options), code, number, stepped=False) == wanted, (options, text)
+        assert run(machine(**options), program, number) == wanted, options
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_interrupts_and_nmis_leave_no_trace(machine, program, number, seed):
+    wanted = run(machine(), program, number)
+    for options in ({}, dict(wait_seed=11)):
+        again = random.Random(f"{seed} {number}")
+        for _ in range(2):
+            assert run(machine(**options), program, number, interrupts=again) == wanted, options
