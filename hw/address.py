@@ -5,6 +5,7 @@ from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.bus import DEVICE_PHYS, PHYS_BITS
+from hw.handshake import has_room, register_output
 from hw.isa.facts import Vector
 from hw.regfile import Bypass, forward
 from hw.translate import Translate
@@ -167,7 +168,7 @@ class AddressStage(Component):
         slot = Signal()
         go = Signal()
         m.d.comb += [
-            slot.eq(~self.o.valid | self.o.ready),
+            slot.eq(has_room(self.o)),
             self.request.eq(
                 self.i.valid & load & ~fault & ~wait & slot & ~self.kill & ~conflict & ~(device & pending)
             ),
@@ -177,10 +178,5 @@ class AddressStage(Component):
             go.eq(self.i.valid & ~wait & slot & ~self.kill & (~load | fault | (self.request & self.grant))),
             self.i.ready.eq(go),
         ]
-        with m.If(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
-        with m.If(go):
-            m.d.sync += [self.o.valid.eq(1), self.o.payload.eq(out)]
-        with m.If(self.kill):
-            m.d.sync += self.o.valid.eq(0)
+        register_output(m, self.o, go, out, self.kill)
         return m

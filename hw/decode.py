@@ -9,6 +9,7 @@ from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.control import DELIVER, Ctl, lower_rom, lower_table
+from hw.handshake import has_room, register_output
 from hw.isa.facts import Op
 from hw.isa.rows import Flow, When
 from hw.legality import lower_checks
@@ -84,31 +85,25 @@ class Decode(Component):
         last = Signal()
         m.d.comb += last.eq(fault | (upc_now == 0) | Mux(condition, ctl.last1, ctl.last0))
         have = self.i.valid | self.delivering
-        slot = ~self.o.valid | self.o.ready
         issue = Signal()
-        m.d.comb += issue.eq(have & slot & ~skip & ~self.kill)
+        m.d.comb += issue.eq(have & has_room(self.o) & ~skip & ~self.kill)
         advance = issue | (have & skip)
-        with m.If(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
         with m.If(advance):
             m.d.sync += upc.eq(upc_now + 1)
-        with m.If(issue):
-            m.d.sync += self.o.valid.eq(1)
-            with m.If(last):
-                m.d.sync += upc.eq(0)
-                with m.If(self.delivering):
-                    m.d.sync += self.delivering.eq(0)
-                with m.Elif(~ctl.loop | fault):
-                    m.d.comb += self.i.ready.eq(1)
+        with m.If(issue & last):
+            m.d.sync += upc.eq(0)
+            with m.If(self.delivering):
+                m.d.sync += self.delivering.eq(0)
+            with m.Elif(~ctl.loop | fault):
+                m.d.comb += self.i.ready.eq(1)
         with m.If(self.kill):
-            m.d.sync += [self.o.valid.eq(0), upc.eq(0), self.delivering.eq(0)]
+            m.d.sync += [upc.eq(0), self.delivering.eq(0)]
         with m.If(self.deliver):
             m.d.sync += [upc.eq(DELIVER + 1), self.delivering.eq(1), with_error.eq(self.deliver_error)]
 
         out = Signal(Decoded)
         u, g = out.u, out.g
-        with m.If(issue):
-            m.d.sync += self.o.payload.eq(out)
+        register_output(m, self.o, issue, out, self.kill)
         size, load, store = Signal(2), Signal(), Signal()
         lower_sizes(m, ctl, row, insn, u, size)
         lower_operands(m, ctl, insn, u, size, load, store, fault)

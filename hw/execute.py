@@ -9,6 +9,7 @@ from hw.bits import Bits
 from hw.cpuid import lower_cpuid
 from hw.flags import status_image, status_of
 from hw.gates import Gates
+from hw.handshake import has_room, register_output
 from hw.isa.facts import STATUS_BITS, Op, RFlag, SysOp, SysReg, Vector
 from hw.muldiv import MulDiv
 from hw.regfile import Bypass, merge
@@ -274,21 +275,18 @@ class ExecuteStage(Component):
         fire = Signal()
         m.d.comb += [
             done.eq((~is_muldiv | muldiv.done | u.fault.valid) & ~(is_in & self.older)),
-            fire.eq(holds & done & (~self.o.valid | self.o.ready) & ~self.kill),
+            fire.eq(holds & done & has_room(self.o) & ~self.kill),
             self.i.ready.eq(fire),
             gates.fire.eq(fire & ~u.fault.valid & ~gates.fault),
             self.io_valid.eq(fire & is_in & ~u.fault.valid),
             self.io_port.eq(port),
             self.io_size.eq(size),
         ]
-        with m.If(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
-        with m.If(fire):
-            m.d.sync += [self.o.valid.eq(1), self.o.payload.eq(out)]
-            with m.If(~faulty):
-                m.d.sync += flags.eq(updated)
+        register_output(m, self.o, fire, out, self.kill)
+        with m.If(fire & ~faulty):
+            m.d.sync += flags.eq(updated)
         with m.If(self.kill):
-            m.d.sync += [self.o.valid.eq(0), flags.eq(self.flags_committed)]
+            m.d.sync += flags.eq(self.flags_committed)
 
         with m.Switch(op), m.Case(Op.JCC, Op.LOOP, Op.JCXZ):
             m.d.comb += self.resolved.eq(fire & ~faulty)

@@ -4,6 +4,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
+from hw.handshake import has_room, register_output
 from hw.isa.facts import Reg
 from hw.regfile import Bypass, forward
 from hw.types import Addressed, AKind, BKind, Operands
@@ -56,9 +57,8 @@ class MemoryStage(Component):
             have.eq(kept | answer),
             loaded.eq(Mux(kept, kept_data, self.resp_data)),
         ]
-        slot = ~self.o.valid | self.o.ready
         go = Signal()
-        m.d.comb += [go.eq(self.i.valid & slot & (~u.load | have) & ~self.kill), self.i.ready.eq(go)]
+        m.d.comb += [go.eq(self.i.valid & has_room(self.o) & (~u.load | have) & ~self.kill), self.i.ready.eq(go)]
         with m.If(go | self.kill):
             m.d.sync += kept.eq(0)
         with m.Elif(waiting & answer):
@@ -92,10 +92,5 @@ class MemoryStage(Component):
                 m.d.comb += out.b.eq(u.next_pc)
             with m.Case(BKind.ADDR):
                 m.d.comb += out.b.eq(self.i.payload.ea)
-        with m.If(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
-        with m.If(go):
-            m.d.sync += [self.o.valid.eq(1), self.o.payload.eq(out)]
-        with m.If(self.kill):
-            m.d.sync += self.o.valid.eq(0)
+        register_output(m, self.o, go, out, self.kill)
         return m
