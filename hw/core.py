@@ -147,6 +147,8 @@ class Core(Component):
             d.resolved.eq(x.resolved),
             d.resolved_pc.eq(x.resolved_pc),
             d.agreed.eq(x.agreed),
+            d.led.eq(x.led),
+            d.resolved_target.eq(x.redirect.target),
             d.iopl.eq(Cat(w.rflags[RFlag.IOPL], w.rflags[RFlag.IOPL + 1])),
             a.fs_base.eq(system.fs_base),
             a.gs_base.eq(system.gs_base),

@@ -14,7 +14,7 @@ from hw.isa.facts import Op
 from hw.isa.rows import Flow, When
 from hw.legality import lower_checks
 from hw.operands import lower_address, lower_operands, lower_sizes
-from hw.predict import AgreePredictor, ReturnStack
+from hw.predict import AgreePredictor, ReturnStack, TargetTable
 from hw.types import Decoded, Fault, Insn, Redirect, Rep
 
 
@@ -30,6 +30,7 @@ class Decode(Component):
     cpl, iopl : the current privilege, for checks.
     delivering : the delivery routine is being walked.
     resolved, resolved_pc, agreed : how a conditional branch went (`hw.predict.AgreePredictor`).
+    led, resolved_target : an indirect branch at resolved_pc went there (`hw.predict.TargetTable`).
     """
 
     i: In(stream.Signature(Insn))
@@ -44,6 +45,8 @@ class Decode(Component):
     resolved: In(1)
     resolved_pc: In(64)
     agreed: In(1)
+    led: In(1)
+    resolved_target: In(64)
 
     def elaborate(self, platform):
         m = Module()
@@ -55,11 +58,16 @@ class Decode(Component):
         in_routine = upc != 0
         m.submodules.stack = stack = ReturnStack()
         m.submodules.agree = agree = AgreePredictor()
+        m.submodules.targets = targets = TargetTable()
         m.d.comb += [
             agree.pc.eq(insn.pc),
             agree.resolved.eq(self.resolved),
             agree.resolved_pc.eq(self.resolved_pc),
             agree.agreed.eq(self.agreed),
+            targets.pc.eq(insn.pc),
+            targets.resolved.eq(self.led),
+            targets.resolved_pc.eq(self.resolved_pc),
+            targets.resolved_target.eq(self.resolved_target),
         ]
 
         lower_table(m, row, insn)
@@ -108,7 +116,7 @@ class Decode(Component):
         lower_sizes(m, ctl, row, insn, u, size)
         lower_operands(m, ctl, insn, u, size, load, store, fault)
         lower_address(m, ctl, self.delivering, insn, u, g, size, load, store, fault)
-        self._branch(m, ctl, insn, u, stack, agree.agree, issue & ~fault)
+        self._branch(m, ctl, insn, u, stack, agree.agree, targets.target, issue & ~fault)
         started = Signal()  # the first uop of a routine may be a skipped row
         m.d.comb += [
             u.pc.eq(insn.pc),
@@ -140,8 +148,9 @@ class Decode(Component):
             m.d.comb += [u.flags.eq(ctl.flags), u.sysop.eq(ctl.sysop)]
         return m
 
-    def _branch(self, m, ctl, insn, u, stack, agree, issue):
-        """Conditional branches go backward and not forward unless they did otherwise; returns by the return stack."""
+    def _branch(self, m, ctl, insn, u, stack, agree, target, issue):
+        """Conditional branches go backward and not forward unless they did otherwise; returns and indirect branches go where
+        the return stack and the table of targets say."""
         near = Signal(64)
         taken, predicted = Signal(), Signal(64)
         m.d.comb += [
@@ -161,6 +170,7 @@ class Decode(Component):
             with m.Case(Flow.RET.value):
                 m.d.comb += [u.branch.eq(1), self.redirect.valid.eq(issue), stack.pop.eq(issue), predicted.eq(stack.top)]
             with m.Case(Flow.INDIRECT.value):
-                m.d.comb += u.branch.eq(1)
+                m.d.comb += [u.branch.eq(1), u.indirect.eq(1), predicted.eq(target), self.redirect.valid.eq(issue)]
             with m.Case(Flow.CALLIND.value):
-                m.d.comb += [u.branch.eq(1), stack.push.eq(issue)]
+                m.d.comb += [u.branch.eq(1), u.indirect.eq(1), predicted.eq(target), self.redirect.valid.eq(issue)]
+                m.d.comb += stack.push.eq(issue)

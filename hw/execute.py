@@ -42,6 +42,7 @@ class ExecuteStage(Component):
     rflags : committed RFLAGS; its system bits are current here, since changing them refetches.
     sysreg, sysreg_data : system register port. tsc : cycles since reset.
     resolved, resolved_pc, agreed : a conditional branch leaves; it went backward, or stayed (the static prediction).
+    led : an indirect branch at resolved_pc leaves, to redirect.target.
     older : stage W holds something. io_valid, io_port, io_size, io_data : an `in`, when nothing older is in flight.
     """
 
@@ -56,6 +57,7 @@ class ExecuteStage(Component):
     sysreg_data: In(64)
     tsc: In(64)
     resolved: Out(1)
+    led: Out(1)
     resolved_pc: Out(64)
     agreed: Out(1)
     older: In(1)
@@ -290,6 +292,7 @@ class ExecuteStage(Component):
 
         with m.Switch(op), m.Case(Op.JCC, Op.LOOP, Op.JCXZ):
             m.d.comb += self.resolved.eq(fire & ~faulty)
+        m.d.comb += self.led.eq(fire & ~faulty & u.indirect)
         m.d.comb += [self.resolved_pc.eq(u.pc), self.agreed.eq((target != u.next_pc) == u.imm[63])]
         wrong = u.branch & (target != u.predicted)
         leaves = u.last & (u.deliver | u.iret)  # what follows a delivery or an iretq is always fetched anew

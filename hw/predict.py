@@ -1,4 +1,4 @@
-"""Branch prediction that needs state: return addresses, and how branches went before."""
+"""Branch prediction that needs state: return addresses, how branches went before, and where indirect ones led."""
 
 from amaranth.hdl import Array, Module, Mux, Signal
 from amaranth.lib.memory import Memory
@@ -9,6 +9,9 @@ DEPTH = 8
 
 #: Counters of conditional branches.
 COUNTERS = 1024
+
+#: Targets of indirect branches.
+TARGETS = 64
 
 
 class ReturnStack(Component):
@@ -67,5 +70,35 @@ class AgreePredictor(Component):
             after.addr.eq(self.resolved_pc),
             after.en.eq(self.resolved),
             after.data.eq(Mux(self.agreed, count + (count != 3), count - (count != 0))),
+        ]
+        return m
+
+
+class TargetTable(Component):
+    """The last target of each indirect jump and call, by the low bits of its rip; no tags, since a wrong guess costs no more
+    than none.
+
+    Members
+    -------
+    pc, target : the prediction for a branch at pc, combinational.
+    resolved, resolved_pc, resolved_target : an indirect branch leaves execute in this cycle, and where it went.
+    """
+
+    pc: In(64)
+    target: Out(64)
+    resolved: In(1)
+    resolved_pc: In(64)
+    resolved_target: In(64)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.targets = targets = Memory(shape=64, depth=TARGETS, init=[])
+        predict, after = targets.read_port(domain="comb"), targets.write_port()
+        m.d.comb += [
+            predict.addr.eq(self.pc),
+            self.target.eq(predict.data),
+            after.addr.eq(self.resolved_pc),
+            after.en.eq(self.resolved),
+            after.data.eq(self.resolved_target),
         ]
         return m

@@ -116,6 +116,7 @@ class Uop(data.Struct):
     sysop: SysOp
     sysreg: 6
     branch: 1
+    indirect: 1  # a jump or call whose target the table of targets predicts
     predicted: 64  # rip that fetch went on with; meaningful with branch
     load: 1
     store: 1

@@ -227,7 +227,7 @@ ROUTINES: dict[str, tuple[Uop, ...]] = {
         Uop(Op.CANON, a=T0, **_Q),
         # --- point of no return ---
         Uop(Op.WRSYS, b=T1, sysop=SysOp.WRITE, sysreg=SysReg.CS, **_Q),
-        Uop(Op.JMPA, a=T0, amode=AMode.SETSP, base=Reg.RSP, disp=2, scaled=True, flow=Flow.INDIRECT, **_Q),
+        Uop(Op.JMPA, a=T0, amode=AMode.SETSP, base=Reg.RSP, disp=2, scaled=True, flow=Flow.RET, **_Q),
     ),
     "iret": (
         _frame(0, T0),
@@ -246,7 +246,7 @@ ROUTINES: dict[str, tuple[Uop, ...]] = {
         Uop(Op.MOV, b=T2, sysop=SysOp.IRETF),  # first: what may change depends on the old CPL
         Uop(Op.WRSYS, b=T1, sysop=SysOp.WRITE, sysreg=SysReg.CS, **_Q),
         Uop(Op.WRSYS, b=T4, sysop=SysOp.WRITE, sysreg=SysReg.SS, **_Q),
-        Uop(Op.JMPA, a=T0, b=T3, d=Reg.RSP, flow=Flow.INDIRECT, **_Q),
+        Uop(Op.JMPA, a=T0, b=T3, d=Reg.RSP, **_Q),
     ),
     "deliver": (
         Uop(Op.MOV, b=Sel.MEM, d=T0, amode=AMode.GATE, load=True, **_Q),
