@@ -30,7 +30,10 @@ FLAGS = ("-std=c++17", "-O2", "-fno-strict-aliasing", "-fPIC", "-fvisibility=hid
 USE_PYSIM = "Use the engine pysim, which needs no compiler"
 
 #: What decides the C++ of a design, beside the design.
-GENERATOR = ("build.py", "cxxdesign.py", "cxxvalue.py", "lowering.py")
+GENERATOR = (
+    "build.py", "cxxdesign.py", "cxxframe.py", "cxxvalue.py",
+    "fuse.py", "lowering.py", "rewrite.py", "simplify.py", "split.py",
+)  # fmt: skip
 
 
 def cache_folder() -> Path:

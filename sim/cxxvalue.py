@@ -28,11 +28,14 @@ def literal(value: int, width: int) -> str:
 
 
 class Emitter:
-    """Compiles into a list of C++ lines; signals are read as ``d.s<index>`` and assigned as ``n<index>``."""
+    """Compiles into a list of C++ lines; signals are read as ``d.s<index>`` and assigned as ``n<index>``.
 
-    def __init__(self, index_of: Callable[[Signal], int]):
+    Signals in `local` (indices) are read where they are assigned.
+    """
+
+    def __init__(self, index_of: Callable[[Signal], int], local: frozenset[int] = frozenset()):
         self.lines: list[str] = []
-        self._index = index_of
+        self._index, self._local = index_of, local
         self._count = 0
 
     def _temporary(self, width: int, code: str) -> str:
@@ -49,7 +52,9 @@ class Emitter:
         if isinstance(value, Const):
             return literal(value.value, width)
         if isinstance(value, Signal):
-            name = f"d.s{self._index(value)}"  # not copied: a slice of it reads the words that it needs
+            index = self._index(value)
+            # not copied: a slice of it reads the words that it needs
+            name = f"n{index}" if index in self._local else f"d.s{index}"
             return name if width == len(value) else f"slice<0, {width}>({name})"
         if isinstance(value, Operator):
             return self._operator(value, width)

@@ -60,14 +60,21 @@ class Design:
         self._processes: list[_Process] = []
         last = max((piece.level for piece in (*lowered.pieces, *lowered.read_pieces)), default=0)
         self._levels: list[list[_Process]] = [[] for _ in range(last + 1)]
-        self._sync = [compile_sync(self, statements) for statements in lowered.registers]
-        for instance, memory in lowered.clocked_memories:
-            self._sync.append(compile_memory(self, instance, self.memories[memory]))
+        #: What the next edge has to do: pieces whose inputs have changed since they ran.
+        self._edge: list[_Process] = []
+        for clocked in lowered.registers:
+            self._add(self._edge, clocked.reads, compile_sync(self, clocked))
+        for instance, number, reads in lowered.clocked_memories:
+            memory = self.memories[number]
+            process = self._add(self._edge, reads, compile_memory(self, instance, memory))
+            if any(port._domain != "comb" for port in instance._read_ports):
+                memory.readers.append(process)
         for piece in lowered.pieces:
-            self._add(piece.level, piece.reads, compile_comb(self, piece.statements, piece.chosen))
+            self._add(self._levels[piece.level], piece.reads, compile_comb(self, piece))
         for read in lowered.read_pieces:
             memory = self.memories[read.memory]
-            memory.readers.append(self._add(read.level, read.reads, compile_read(self, read.port, memory)))
+            run = compile_read(self, read.port, memory)
+            memory.readers.append(self._add(self._levels[read.level], read.reads, run))
         self.reset()
 
     def get_signal(self, signal: Any) -> int:
@@ -78,8 +85,8 @@ class Design:
             self.readers.append([])
         return index
 
-    def _add(self, level: int, reads: frozenset[int], run: Callable[[], None]) -> _Process:
-        process = _Process(self._levels[level])
+    def _add(self, level: list[_Process], reads: frozenset[int], run: Callable[[], None]) -> _Process:
+        process = _Process(level)
         process.run = run
         self._processes.append(process)
         for index in sorted(reads):
@@ -117,8 +124,10 @@ class Design:
 
     def edge(self) -> None:
         """Execute a rising clock edge. Combinational values must be settled before; they are not afterwards."""
-        for run in self._sync:
-            run()
+        for process in self._edge:
+            process.idle = True
+            process.run()
+        self._edge.clear()
         values, readers = self.values, self.readers
         for index, value in self.queue:
             values[index] = value

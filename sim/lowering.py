@@ -8,25 +8,42 @@ C++. Amaranth's intermediate form is private to Amaranth: its version is pinned,
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from amaranth.hdl import Fragment, Signal
+from amaranth.hdl import Fragment, Signal, Value
 from amaranth.hdl._ast import Assign, Concat, Operator, Part, Print, Property, Slice, Switch, SwitchValue
 from amaranth.hdl._mem import MemoryInstance
+from amaranth.lib.wiring import In
+
+from sim.fuse import Unit, fuse
+from sim.simplify import Body, port_inputs, project, simplify
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Statements that compute the signals `chosen` (indices) from `reads`; without chosen ones: prints and assertions."""
+    """Statements that compute the signals `chosen` (indices) from `reads`; without chosen ones: prints and assertions.
+
+    Signals in `local` are computed and read here only.
+    """
 
     level: int
     statements: list[Any]
     chosen: frozenset[int]
     reads: frozenset[int]
+    local: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class ClockedPiece:
+    """Statements of the clock edge, all that drive some registers. With the same reads they give the same values."""
+
+    statements: list[Any]
+    chosen: frozenset[int]
+    reads: frozenset[int]
+    local: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -57,53 +74,65 @@ def _rhs_of(value: Any) -> Iterator[Any]:
             yield from _rhs_of(case)
 
 
-def project(statements: Iterable[Any], keep: Callable[[Any], bool]) -> list[Any]:
-    """Return the statements, and of every Switch the branches, that `keep` chooses among Assign, Print and Property."""
-    result = []
-    for statement in statements:
-        if isinstance(statement, Switch):
-            cases = [(patterns, project(body, keep), where) for patterns, body, where in statement.cases]
-            if any(body for _, body, _ in cases):
-                switch = copy.copy(statement)
-                switch._cases = tuple(cases)
-                result.append(switch)
-        elif keep(statement):
-            result.append(statement)
-    return result
+def _flat_ports(top: Any) -> list[tuple[str, bool, Signal]]:
+    """Return name, direction and signal of each port of a component."""
+    return [
+        ("__".join(map(str, path)), member.flow == In, Value.cast(port))  # type: ignore[misc]
+        for path, member, port in top.signature.flatten(top)
+    ]
 
 
 class Lowered:
     """A design in pieces. Signals and memories are known by index. Only the clock domain ``sync`` is supported.
 
+    Ports are signals as they are; of the others, `sim.split` and `sim.simplify` make what they need.
+
     Members
     -------
     signals, memories : every signal (Signal), every memory (MemoryData).
     pieces, read_pieces : combinational logic, by level; a piece reads only signals of lower levels, or is part of a loop.
-    registers : statements of the clock edge, a list for each module.
-    clocked_memories : memory instances with clocked ports, and the index of their memory.
+    ports : name, whether it is an input, and index of each port.
+    registers : what the clock edge does.
+    clocked_memories : memory instances with clocked ports, the index of their memory, and what they read.
     loops : whether there are combinational loops (of whole signals).
     """
 
-    def __init__(self, top: object):
+    def __init__(self, top: Any):
         fragment = Fragment.get(top, platform=None).prepare().fragment  # type: ignore[arg-type]
         self.signals: list[Signal] = []
         self.memories: list[Any] = []
         self.pieces: list[Piece] = []
         self.read_pieces: list[ReadPiece] = []
-        self.registers: list[Any] = []
-        self.clocked_memories: list[tuple[Any, int]] = []
+        self.registers: list[ClockedPiece] = []
+        self.clocked_memories: list[tuple[Any, int, frozenset[int]]] = []
         self.loops = False
         self._index: dict[int, int] = {}
+        self._shared: dict[int, Signal] = {}
         self._memory_index: dict[int, int] = {}
         self._deps: dict[int, set[int]] = defaultdict(set)
         self._groups: list[tuple[list[Any], list[int]]] = []
         self._ports: list[tuple[Any, list[int], int, set[int]]] = []
         self._effects: list[list[Any]] = []
-        self._collect(fragment)
+        bodies: list[Body] = []
+        instances: list[Any] = []
+        self._collect(fragment, bodies, instances)
+        ports = _flat_ports(top)
+        inputs = [port for _, is_input, port in ports if is_input]
+        outputs = [port for _, is_input, port in ports if not is_input]
+        instances, self._shared = simplify(bodies, instances, inputs, outputs)
+        self.ports = [(name, is_input, self.get_signal(port)) for name, is_input, port in ports]
+        for instance in instances:
+            self._collect_memory(instance)
+        for body in bodies:
+            if body.domain == "sync":
+                self._collect_sync(body.statements)
+            else:
+                self._collect_comb(body.statements)
         self._split()
 
     def get_signal(self, signal: Signal) -> int:
-        """Return the index of a signal."""
+        """Return the index of a signal, or of the signal that a port is a name for."""
+        signal = self._shared.get(id(signal), signal)
         index = self._index.get(id(signal))
         if index is None:
             index = self._index[id(signal)] = len(self.signals)
@@ -117,24 +146,21 @@ class Lowered:
             self.memories.append(data)
         return self._memory_index[id(data)]
 
-    def _collect(self, fragment: Any) -> None:
+    def _collect(self, fragment: Any, bodies: list[Body], instances: list[Any]) -> None:
         if set(fragment.statements) - {"comb", "sync"}:
             raise NotImplementedError("only the clock domain sync can be simulated")
         if isinstance(fragment, MemoryInstance):
-            self._collect_memory(fragment)
-        if "sync" in fragment.statements:
-            self.registers.append(fragment.statements["sync"])
-        if "comb" in fragment.statements:
-            self._collect_comb(fragment.statements["comb"])
+            instances.append(fragment)
+        bodies += [Body(domain, list(statements)) for domain, statements in fragment.statements.items()]
         for subfragment, _, _ in fragment.subfragments:
-            self._collect(subfragment)
+            self._collect(subfragment, bodies, instances)
 
-    def _collect_comb(self, statements: Iterable[Any]) -> None:
+    def _group(self, statements: Iterable[Any], deps: dict[int, set[int]]) -> list[tuple[list[Any], list[int]]]:
         """Split statements into groups that share no driven signal, and note what every signal depends on."""
         groups: dict[int, tuple[list[Any], set[int]]] = {}
         for statement in statements:
             driven: set[int] = set()
-            self._note(statement, set(), driven)
+            self._note(statement, set(), driven, deps)
             merged: tuple[list[Any], set[int]] = ([], set(driven))
             for group in {id(groups[s]): groups[s] for s in sorted(driven) if s in groups}.values():
                 merged[0].extend(group[0])
@@ -142,25 +168,33 @@ class Lowered:
             merged[0].append(statement)
             for signal in merged[1]:
                 groups[signal] = merged
-        for body, driven in {id(g): g for g in groups.values()}.values():
-            self._groups.append((body, sorted(driven)))
+        return [(body, sorted(driven)) for body, driven in {id(g): g for g in groups.values()}.values()]
+
+    def _collect_comb(self, statements: Iterable[Any]) -> None:
+        self._groups += self._group(statements, self._deps)
         effects = project(statements, lambda s: isinstance(s, (Print, Property)))
         if effects:
             self._effects.append(effects)
 
-    def _note(self, statement: Any, tests: set[int], driven: set[int]) -> None:
+    def _collect_sync(self, statements: Iterable[Any]) -> None:
+        deps: dict[int, set[int]] = defaultdict(set)
+        for body, driven in self._group(statements, deps):
+            reads = frozenset().union(*(deps[index] for index in driven))
+            self.registers.append(ClockedPiece(body, frozenset(driven), reads))
+
+    def _note(self, statement: Any, tests: set[int], driven: set[int], deps: dict[int, set[int]]) -> None:
         if isinstance(statement, Assign):
             reads = tests | {self.get_signal(s) for s in statement.rhs._rhs_signals()}
             reads |= {self.get_signal(s) for s in _rhs_of(statement.lhs)}
             for signal in statement._lhs_signals():
                 index = self.get_signal(signal)
                 driven.add(index)
-                self._deps[index] |= reads
+                deps[index] |= reads
         elif isinstance(statement, Switch):
             tests = tests | {self.get_signal(s) for s in statement.test._rhs_signals()}
             for _, body, _ in statement.cases:
                 for inner in body:
-                    self._note(inner, tests, driven)
+                    self._note(inner, tests, driven, deps)
 
     def _collect_memory(self, instance: Any) -> None:
         memory = self.get_memory(instance._data)
@@ -172,7 +206,8 @@ class Lowered:
                     self._deps[index] |= reads
                 self._ports.append((port, driven, memory, reads))
         if any(p._domain != "comb" for p in (*instance._read_ports, *instance._write_ports)):
-            self.clocked_memories.append((instance, memory))
+            reads = frozenset(self.get_signal(s) for value in port_inputs(instance) for s in value._rhs_signals())
+            self.clocked_memories.append((instance, memory, reads))
 
     def _split(self) -> None:
         depth = self._depths()
@@ -191,7 +226,26 @@ class Lowered:
         for body in self._effects:
             reads = frozenset(self.get_signal(s) for statement in body for s in statement._rhs_signals())
             self.pieces.append(Piece(last, body, frozenset(), reads))
+        if not self.loops:
+            self._fuse()
         self.pieces.sort(key=lambda piece: piece.level)
+
+    def _fuse(self) -> None:
+        kept = {index for _, _, index in self.ports}
+        kept.update(index for piece in self.pieces if not piece.chosen for index in piece.reads)
+        kept.update(index for piece in self.read_pieces for index in piece.reads)
+        kept.update(index for _, _, reads in self.clocked_memories for index in reads)
+        units = [Unit(p.level, p.statements, p.chosen, p.reads, False) for p in self.pieces if p.chosen]
+        units += [Unit(0, p.statements, p.chosen, p.reads, True) for p in self.registers]
+        units = fuse(units, kept, self.get_signal, lambda index: len(self.signals[index]))
+        self.pieces = [piece for piece in self.pieces if not piece.chosen]
+        self.registers = []
+        for u in units:
+            chosen, reads, local = frozenset(u.chosen), frozenset(u.reads), frozenset(u.local)
+            if u.clocked:
+                self.registers.append(ClockedPiece(u.statements, chosen, reads, local))
+            else:
+                self.pieces.append(Piece(u.level, u.statements, chosen, reads, local))
 
     def _drives(self, statement: Any, chosen: frozenset[int]) -> bool:
         return isinstance(statement, Assign) and any(self.get_signal(s) in chosen for s in statement._lhs_signals())

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from amaranth.hdl import Cat
+from amaranth.hdl import Cat, Signal
+from amaranth.hdl._ast import Concat, Const, Operator, Part, Slice, SwitchValue
 from amaranth.hdl._xfrm import LHSMaskCollector
 from amaranth.sim._pyrtl import (
     _LHSValueCompiler,
@@ -19,7 +20,11 @@ from amaranth.sim._pyrtl import (
     _ValueCompiler,
 )
 
+from sim.lowering import ClockedPiece, Piece
+
 Run = Callable[[], None]
+
+_COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
 
 _WAKE = (
     "for p in readers[{0}]:",
@@ -30,29 +35,146 @@ _WAKE = (
 
 
 class _Rhs(_RHSValueCompiler):
-    """Reads values of signals from the list ``c``."""
+    """Reads values of signals from the list ``c``, but those in `local` (indices) where they are assigned.
+
+    Values of signals are in range, so that most of the masks of Amaranth's own compiler are not necessary.
+    """
+
+    local: frozenset[int] = frozenset()
 
     def on_Signal(self, value: Any) -> str:
         index = self.state.get_signal(value)
-        if self.inputs is not None:
-            self.inputs.add(value)
-        return f"c[{index}]" if self.mode == "curr" else f"next_{index}"
+        return f"c[{index}]" if self.mode == "curr" and index not in self.local else f"next_{index}"
+
+    def _exact(self, value: Any) -> bool:
+        """Whether the code of a value yields an integer in its range."""
+        if isinstance(value, Signal):
+            return self.mode == "curr"
+        if isinstance(value, Operator):
+            if value.operator in ("&", "|", "^"):
+                shapes = {operand.shape().signed for operand in value.operands}
+                return len(shapes) == 1
+            if value.operator == "u":
+                return not value.operands[0].shape().signed and self._exact(value.operands[0])
+            return value.operator in (">>", "r^")
+        if isinstance(value, SwitchValue):
+            return all(case.shape().signed == value.shape().signed for _, case in value.cases)
+        return isinstance(value, (Const, Slice, Part, Concat))
+
+    def mask(self, value: Any) -> str:
+        """Return code for the bits of a value, as an integer that is not negative."""
+        if isinstance(value, Const):
+            return f"{value.value & (1 << len(value)) - 1:#x}"
+        if self._exact(value) and not value.shape().signed:
+            return self(value)  # type: ignore[return-value]
+        return f"({(1 << len(value)) - 1:#x} & {self(value)})"
+
+    def sign(self, value: Any) -> str:
+        """Return code for a value in its range."""
+        if self._exact(value):
+            return self(value)  # type: ignore[return-value]
+        if value.shape().signed:
+            return f"sign({self.mask(value)}, {-1 << (len(value) - 1):#x})" if len(value) else "0"
+        return self.mask(value)
+
+    def truth(self, value: Any) -> str:
+        """Return code of which only the truth counts."""
+        if isinstance(value, Operator):
+            if value.operator in ("b", "r|"):
+                return self.truth(value.operands[0])
+            if value.operator in _COMPARISONS:
+                return self(value)  # type: ignore[return-value]
+        if isinstance(value, Slice) and len(value) and not value.value.shape().signed:
+            return f"({self.mask(value.value)} & {(1 << len(value)) - 1 << value.start:#x})"
+        return self.mask(value)
+
+    def on_Operator(self, value: Any) -> str:
+        name = value.operator
+        if len(value.operands) == 1:
+            (operand,) = value.operands
+            if name == "~":
+                if not operand.shape().signed:
+                    return f"({(1 << len(operand)) - 1:#x} ^ {self.mask(operand)})"
+                return f"(~{self.sign(operand)})"
+            if name == "-":
+                return f"(-{self.sign(operand)})"
+            if name in ("b", "r|"):
+                return f"(0 != {self.truth(operand)})"
+            if name == "r&":
+                return f"({(1 << len(operand)) - 1:#x} == {self.mask(operand)})"
+            if name == "r^":
+                return f"(({self.mask(operand)}).bit_count() & 1)"
+            return self.mask(operand)
+        if name in ("//", "%"):
+            return (
+                f"{'zdiv' if name == '//' else 'zmod'}({self.sign(value.operands[0])}, {self.sign(value.operands[1])})"
+            )
+        return f"({self.sign(value.operands[0])} {name} {self.sign(value.operands[1])})"
+
+    def on_Slice(self, value: Any) -> str:
+        inner = value.value
+        source = self.mask(inner)
+        if value.start:
+            source = f"({source} >> {value.start})"
+        return source if value.stop == len(inner) else f"({(1 << len(value)) - 1:#x} & {source})"
+
+    def on_Part(self, value: Any) -> str:
+        offset = f"({value.stride} * {self.rrhs.mask(value.offset)})"  # type: ignore[attr-defined]
+        return f"({(1 << value.width) - 1:#x} & ({self.mask(value.value)} >> {offset}))"
+
+    def on_Concat(self, value: Any) -> str:  # type: ignore[override]
+        pieces, at = [], 0
+        for part in value.parts:
+            if len(part) and not (isinstance(part, Const) and not part.value):
+                pieces.append(f"({self.mask(part)} << {at})" if at else self.mask(part))
+            at += len(part)
+        return f"({' | '.join(pieces)})" if pieces else "0"
+
+    def on_SwitchValue(self, value: Any) -> str:
+        simple = len(value.test) == 1 and len(value.cases) == 2 and len(value.cases[0][0] or ()) == 1
+        if simple and value.cases[1][0] is None and value.cases[0][0][0] in "01":
+            first, other = (self.sign(case) for _, case in value.cases)
+            if value.cases[0][0][0] == "0":
+                first, other = other, first
+            return f"({first} if {self.truth(value.test)} else {other})"
+        return super().on_SwitchValue(value)  # type: ignore[return-value]
 
 
 class _Statements(_StatementCompiler):
     """Compiles statements that read through `_Rhs`."""
 
-    def __init__(self, state: Any, emitter: Any):
+    def __init__(self, state: Any, emitter: Any, local: frozenset[int]):
         super().__init__(state, emitter)
         self.rhs = _Rhs(state, emitter, mode="curr")
+        self.rhs.local = local
         self.lhs = _LHSValueCompiler(state, emitter, rhs=self.rhs)
 
+    def on_Assign(self, stmt: Any) -> None:
+        signal, value = stmt.lhs, stmt.rhs
+        if isinstance(signal, Signal) and not signal.shape().signed and not value.shape().signed:
+            code = self.rhs.mask(value) if len(value) <= len(signal) else self.rhs.mask(value[: len(signal)])
+            self.emitter.append(f"next_{self.state.get_signal(signal)} = {code}")
+        else:
+            super().on_Assign(stmt)
 
-def _start(design: Any) -> tuple[Any, _Statements]:
+    def on_Switch(self, stmt: Any) -> None:
+        patterns = [case[0] for case in stmt.cases]
+        if len(stmt.test) == 1 and patterns in ([("1",)], [("1",), None], [("1",), ("-",)]):
+            self.emitter.append(f"if {self.rhs.truth(stmt.test)}:")
+            for number, (_, body, _) in enumerate(stmt.cases):
+                if number:
+                    self.emitter.append("else:")
+                with self.emitter.indent():
+                    self.on_statements(body)
+        else:
+            super().on_Switch(stmt)
+
+
+def _start(design: Any, local: frozenset[int] = frozenset()) -> tuple[Any, _Statements]:
     emitter = _PythonEmitter()
     emitter.append("def run(c=c, readers=readers, queue=queue):")
     emitter._level += 1
-    return emitter, _Statements(design, emitter)
+    return emitter, _Statements(design, emitter, local)
 
 
 def _finish(design: Any, emitter: Any, **names: object) -> Run:
@@ -88,27 +210,27 @@ def _target(compiler: _Statements, value: Any) -> Callable[[str], None]:
     return compiler.lhs(value)  # type: ignore[return-value]
 
 
-def compile_comb(design: Any, statements: list[Any], chosen: frozenset[int]) -> Run:
+def compile_comb(design: Any, piece: Piece) -> Run:
     """Return a function that computes the chosen ones among the signals that the statements drive."""
-    emitter, compiler = _start(design)
-    driven = _masks(design, statements)
+    emitter, compiler = _start(design, piece.local)
+    driven = _masks(design, piece.statements)
     for index, (signal, _) in driven.items():
         emitter.append(f"next_{index} = {signal.init}")
-    compiler.on_statements(statements)
+    compiler.on_statements(piece.statements)
     for index, (signal, mask) in driven.items():
-        if index in chosen:
+        if index in piece.chosen:
             _store(emitter, index, signal, mask)
     return _finish(design, emitter)
 
 
-def compile_sync(design: Any, statements: Iterable[Any]) -> Run:
+def compile_sync(design: Any, piece: ClockedPiece) -> Run:
     """Return a function that queues the register changes of one edge."""
-    emitter, compiler = _start(design)
-    driven = _masks(design, statements)
-    for index in driven:
-        emitter.append(f"next_{index} = c[{index}]")
-    compiler.on_statements(statements)
-    _queue(emitter, driven)
+    emitter, compiler = _start(design, piece.local)
+    driven = _masks(design, piece.statements)
+    for index, (signal, _) in driven.items():
+        emitter.append(f"next_{index} = {f'c[{index}]' if index in piece.chosen else signal.init}")
+    compiler.on_statements(piece.statements)
+    _queue(emitter, sorted(piece.chosen))
     return _finish(design, emitter)
 
 

@@ -6,8 +6,9 @@ import shutil
 import subprocess
 
 import pytest
-from amaranth.hdl import Array, Cat, ClockDomain, Module, Mux, Shape, Signal
+from amaranth.hdl import Array, Cat, ClockDomain, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import wiring
+from amaranth.lib.data import StructLayout
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
@@ -128,11 +129,34 @@ class RandomLogic(wiring.Component):
             self._assign(m, field, "comb", 2)
             self._assign(m, field, "comb", 2)
             self._values.append(field)
+        self._structs(m)
         for register in registers:
             self._assign(m, register, "sync", 2)
         for n in range(self._outputs):
             self._assign(m, getattr(self, f"o{n}"), "comb", 2)
         return m
+
+
+    def _structs(self, m):
+        """Structs that travel: made field by field, copied whole, changed in a field, held, and names for each other."""
+        rng = self.rng
+        layout = StructLayout({f"f{n}": self._shape() for n in range(6)} | {"inner": StructLayout({"a": 7, "b": signed(70)})})
+        made, held, changed, nest = Signal(layout), Signal(layout), Signal(layout), Signal(StructLayout({"x": layout, "y": 9}))
+        for n in range(6):
+            if rng.random() < 0.8:
+                self._assign(m, getattr(made, f"f{n}"), "comb", 1)
+        m.d.comb += made.inner.b.eq(self._expression(1))
+        with m.If(self._leaf().any()):
+            m.d.sync += held.eq(made)
+        m.d.comb += [nest.x.eq(held), nest.y.eq(self._leaf()), changed.eq(Mux(self._leaf().any(), nest.x, made))]
+        with m.If(self._leaf().any()):
+            self._assign(m, Value.cast(getattr(changed, f"f{rng.randrange(6)}")), "comb", 1)
+        with m.If(self._leaf().any()):
+            m.d.comb += [Cat(changed.inner.a, changed.f0).eq(self._expression(2)), changed.inner.b.eq(nest.x.inner.b)]
+        alias = Signal(signed(70))
+        m.d.comb += alias.eq(changed.inner.b)
+        self._values += [alias, nest.as_value()[3:], changed.inner.a, Signal(5), Signal(signed(5), init=-3)]
+        self._values += [getattr(changed, f"f{n}") for n in range(6)]
 
 
 class Compiled:
