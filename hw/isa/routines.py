@@ -263,9 +263,10 @@ ROUTINES: dict[str, tuple[Uop, ...]] = {
         _push(-24, op=Op.EVENT, bsize=Size.W),
         _push(-32, op=Op.RDSYS, sysreg=SysReg.CS),
         _push(-40, op=Op.EVENT, bsize=Size.B),
-        _push(-48, op=Op.EVENT, bsize=Size.D, when=When.ERROR),
-        # --- point of no return ---
+        # --- point of no return, without an error code: first, because to skip a row takes a cycle ---
         Uop(Op.JMPA, a=T2, amode=AMode.SETSP, base=T6, disp=-40, sysop=SysOp.DELIVER, when=When.NOERROR, **_Q),
+        _push(-48, op=Op.EVENT, bsize=Size.D, when=When.ERROR),
+        # --- point of no return, with one ---
         Uop(Op.JMPA, a=T2, amode=AMode.SETSP, base=T6, disp=-48, sysop=SysOp.DELIVER, when=When.ERROR, **_Q),
     ),
 }
