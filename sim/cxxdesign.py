@@ -19,6 +19,7 @@ from amaranth.hdl._xfrm import LHSMaskCollector
 from sim.cxxframe import HEADER, MAIN
 from sim.cxxvalue import Emitter, literal
 from sim.lowering import ClockedPiece, Lowered, Piece, ReadPiece
+from sim.rewrite import assigned_once
 
 #: Translation units that the pieces are spread over, so that they compile side by side.
 PARTS = 8
@@ -131,23 +132,25 @@ class CxxDesign:
         return f"({address} < {depth} ? d.m{memory}[{address}] : U<{width}>{{}})"
 
     def _next(self, emitter: Emitter, number: int, driven: Iterable[int]) -> list[str]:
-        """Leave the next values of registers in ``x``; return how they become current."""
+        """Leave the next values of registers in ``x``, which equals ``s`` between edges; return how they become current."""
         commit = []
         for index in driven:
             self._registers.add(index)
-            width = self._width(index)
-            emitter.lines.append(f"d.x{index} = n{index};")
-            emitter.lines.append(f"any |= !eq<{width}>(n{index}, d.s{index});")
+            if index not in emitter.direct:
+                differs = f"!eq<{self._width(index)}>(n{index}, d.s{index})"
+                emitter.lines.append(f"if ({differs}) {{ d.x{index} = n{index}; any = true; }}")
             commit.append(self._change(index, f"d.x{index}"))
         emitter.lines.append(f"d.changed[{number // 64}] |= uint64_t(any) << {number % 64};")
         return commit
 
     def _clocked(self, number: int, piece: ClockedPiece) -> tuple[_Function, _Function]:
         """What the clock edge does to registers, and how their next values become current."""
-        emitter, driven = self._emitter(piece.local), self._masks(piece.statements)
+        emitter = self._emitter(piece.local)
+        emitter.direct = {self._design.get_signal(s) for s in assigned_once(piece.statements)} & piece.chosen
         emitter.lines.append("bool any = false;")
-        for index in driven:
-            self._declare(emitter, index, f"d.s{index}" if index in piece.chosen else self._initial(index))
+        for index in self._masks(piece.statements):
+            if index not in emitter.direct:
+                self._declare(emitter, index, f"d.s{index}" if index in piece.chosen else self._initial(index))
         emitter.statements(piece.statements)
         commit = self._next(emitter, number, sorted(piece.chosen))
         return _Function(f"c{number}", emitter.lines), _Function(f"k{number}", commit)
@@ -207,6 +210,8 @@ class CxxDesign:
         for index, signal in enumerate(self._design.signals):
             if signal.init:
                 lines.append(f"\td.s{index} = {literal(signal.init, len(signal))};")
+            if index in self._registers and signal.init:
+                lines.append(f"\td.x{index} = d.s{index};")
         for number, data in enumerate(self._design.memories):
             width = _row_width(data)
             for row, value in enumerate(data._init._raw):

@@ -30,10 +30,12 @@ def literal(value: int, width: int) -> str:
 class Emitter:
     """Compiles into a list of C++ lines; signals are read as ``d.s<index>`` and assigned as ``n<index>``.
 
-    Signals in `local` (indices) are read where they are assigned.
+    Signals in `local` (indices) are read where they are assigned. Registers in `direct` are not assigned as variables: their
+    next value goes to ``d.x<index>``, if it is another, which ``any`` tells.
     """
 
     def __init__(self, index_of: Callable[[Signal], int], local: frozenset[int] = frozenset()):
+        self.direct: set[int] = set()
         self.lines: list[str] = []
         self._index, self._local = index_of, local
         self._count = 0
@@ -206,7 +208,12 @@ class Emitter:
     def _assign(self, target: Any, code: str) -> None:
         """Assign C++ of the target's width to a target."""
         if isinstance(target, Signal):
-            self.lines.append(f"n{self._index(target)} = {code};")
+            index, width = self._index(target), len(target)
+            if index in self.direct:
+                name = self._temporary(width, code)
+                self.lines.append(f"if (!eq<{width}>(d.s{index}, {name})) {{ d.x{index} = {name}; any = true; }}")
+            else:
+                self.lines.append(f"n{index} = {code};")
         elif isinstance(target, Operator):
             self._assign(target.operands[0], code)
         elif isinstance(target, Concat):

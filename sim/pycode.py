@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from amaranth.hdl import Cat, Signal
-from amaranth.hdl._ast import Concat, Const, Operator, Part, Slice, SwitchValue
+from amaranth.hdl._ast import Assign, Concat, Const, Operator, Part, Slice, SwitchValue
 from amaranth.hdl._xfrm import LHSMaskCollector
 from amaranth.sim._pyrtl import (
     _LHSValueCompiler,
@@ -21,6 +21,7 @@ from amaranth.sim._pyrtl import (
 )
 
 from sim.lowering import ClockedPiece, Piece
+from sim.rewrite import assigned_once, assignments
 
 Run = Callable[[], None]
 
@@ -141,12 +142,15 @@ class _Rhs(_RHSValueCompiler):
 
 
 class _Statements(_StatementCompiler):
-    """Compiles statements that read through `_Rhs`."""
+    """Compiles statements that read through `_Rhs`. The changes of registers in `direct` are queued where they are assigned."""
+
+    direct: set[int]
 
     def __init__(self, state: Any, emitter: Any, local: frozenset[int]):
         super().__init__(state, emitter)
         self.rhs = _Rhs(state, emitter, mode="curr")
         self.rhs.local = local
+        self.direct = set()
         self.lhs = _LHSValueCompiler(state, emitter, rhs=self.rhs)
 
     def on_Assign(self, stmt: Any) -> None:
@@ -156,6 +160,8 @@ class _Statements(_StatementCompiler):
             self.emitter.append(f"next_{self.state.get_signal(signal)} = {code}")
         else:
             super().on_Assign(stmt)
+        if isinstance(signal, Signal) and self.state.get_signal(signal) in self.direct:
+            _queue(self.emitter, [self.state.get_signal(signal)])
 
     def on_Switch(self, stmt: Any) -> None:
         patterns = [case[0] for case in stmt.cases]
@@ -210,12 +216,20 @@ def _target(compiler: _Statements, value: Any) -> Callable[[str], None]:
     return compiler.lhs(value)  # type: ignore[return-value]
 
 
+def _signals(statements: Iterable[Any]) -> set[int]:
+    """Return the signals (ids) that statements assign."""
+    return {id(signal) for statement in assignments(statements) for signal in statement._lhs_signals()}
+
+
 def compile_comb(design: Any, piece: Piece) -> Run:
     """Return a function that computes the chosen ones among the signals that the statements drive."""
     emitter, compiler = _start(design, piece.local)
     driven = _masks(design, piece.statements)
+    certain = {id(s) for s in assigned_once(s for s in piece.statements if isinstance(s, Assign))}
+    certain -= _signals(s for s in piece.statements if not isinstance(s, Assign))
     for index, (signal, _) in driven.items():
-        emitter.append(f"next_{index} = {signal.init}")
+        if id(signal) not in certain:
+            emitter.append(f"next_{index} = {signal.init}")
     compiler.on_statements(piece.statements)
     for index, (signal, mask) in driven.items():
         if index in piece.chosen:
@@ -226,11 +240,12 @@ def compile_comb(design: Any, piece: Piece) -> Run:
 def compile_sync(design: Any, piece: ClockedPiece) -> Run:
     """Return a function that queues the register changes of one edge."""
     emitter, compiler = _start(design, piece.local)
-    driven = _masks(design, piece.statements)
-    for index, (signal, _) in driven.items():
-        emitter.append(f"next_{index} = {f'c[{index}]' if index in piece.chosen else signal.init}")
+    compiler.direct = {design.get_signal(s) for s in assigned_once(piece.statements)} & piece.chosen
+    for index, (signal, _) in _masks(design, piece.statements).items():
+        if index not in compiler.direct:
+            emitter.append(f"next_{index} = {f'c[{index}]' if index in piece.chosen else signal.init}")
     compiler.on_statements(piece.statements)
-    _queue(emitter, sorted(piece.chosen))
+    _queue(emitter, sorted(piece.chosen - compiler.direct))
     return _finish(design, emitter)
 
 

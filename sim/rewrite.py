@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -32,6 +33,17 @@ def assignments(statements: Iterable[Any]) -> Iterator[Any]:
         elif isinstance(statement, Switch):
             for _, body, _ in statement.cases:
                 yield from assignments(body)
+
+
+def assigned_once(statements: Iterable[Any]) -> list[Signal]:
+    """Return the signals that a single Assign drives, as a whole."""
+    counts: Counter[int] = Counter()
+    alone = []
+    for statement in assignments(statements):
+        counts.update(id(signal) for signal in statement._lhs_signals())
+        if isinstance(statement.lhs, Signal):
+            alone.append(statement.lhs)
+    return [signal for signal in alone if counts[id(signal)] == 1]
 
 
 def targets(value: Any, start: int, stop: int) -> list[tuple[Signal, int, int]] | None:
