@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hw.isa.facts import Vector
 from sim import guestbuild
 from sim.cli import common, htmlreport
 from sim.cli.common import FINDING, OK, OUT, UserError
@@ -201,6 +202,8 @@ def _judge(report: Report, max_cycles: int) -> None:
     result, chain = report.result, "; then ".join(report.chain)
     if result.reason == StopReason.SHUTDOWN:
         report.findings.append(f"the hart shut down on a triple fault: {chain}")
+        if result.shutdown and result.shutdown[0].vector in (Vector.BP, Vector.DB):
+            report.findings.append("the guest has no IDT to take traps with: link sim/guest (python -m sim.guestbuild)")
     elif result.unhandled:
         report.findings.append(f"a trap that nobody handled: {chain}")
     elif result.reason == StopReason.MAX_CYCLES:

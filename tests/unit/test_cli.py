@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import sim.cli.probing
+import sim.cli.run
 import sim.machine
 from sim import guestbuild
 from sim.__main__ import main
@@ -21,6 +22,18 @@ SOURCE = """
 #include "guest.h"
 noinline int twice(int x) { asm volatile("" ::: "memory"); return x * 2 + 0x12345; }
 int main(void) { puts("hello\\n"); return FAIL + (twice(3) == 0); }
+"""
+
+#: A program without the guest runtime, and so without an IDT.
+BARE = """
+    .globl _start, f
+    .type _start, @function
+    .type f, @function
+_start: call f
+    hlt
+    .size _start, . - _start
+f:  ret
+    .size f, . - f
 """
 
 
@@ -49,6 +62,7 @@ def quick(engine_pool, monkeypatch):
         return Borrowed(engine_pool.borrow("pysim" if name == "auto" else name, ram_bytes=ram_bytes))
 
     monkeypatch.setattr(sim.machine, "open_engine", borrow)
+    monkeypatch.setattr(sim.cli.run, "open_engine", borrow)
     monkeypatch.setattr(vectors_command, "open_engine", borrow)
 
 
@@ -347,3 +361,12 @@ def test_the_demo(kphw, quick):
     assert kinds.count(("__blockdev_direct_IO", "kprobe")) == kinds.count(("ip_queue_xmit", "jprobe")) == 6
     assert result["console"] == guestbuild.expected_output("demo", n=guestbuild.PROGRAMS["demo"].n_test)
     assert {"wave", "gtkwave", "report"} <= set(result["files"])
+
+
+def test_a_guest_without_an_idt_is_told_so(quick, kphw):
+    elf = guestbuild.build_text(BARE, suffix=".S", runtime=False)
+    code, out, _ = kphw("run", elf, "--probe", "f", "--engine", "pysim")
+    assert code == 1
+    words = " ".join(out.split())
+    assert "triple fault: int3 at f" in words
+    assert "the guest has no IDT" in words
