@@ -137,6 +137,7 @@ class Decode(Component):
                 )
             ),
             u.cl.eq(ctl.cl),
+            u.lock.eq((insn.lock | row.lock) & ~self.delivering),
             u.op.eq(ctl.op),
             u.imm.eq(Mux(self.delivering, 0, Mux(ctl.one, 1, insn.imm))),
         ]

@@ -86,7 +86,6 @@ def lower_operands(m, ctl, insn, u, size, load, store, fault):
         store.eq((ctl.store | ((ctl.d == Sel.E.value) & memory)) & live),
         u.load.eq(load),
         u.store.eq(store),
-        u.lock.eq(insn.lock | ctl.lock),
     ]
     field = insn.modrm[3:6]
     with m.Switch(ctl.sysclass):
