@@ -91,7 +91,9 @@ def lower_operands(m, ctl, insn, u, size, load, store, fault):
     with m.Switch(ctl.sysclass):
         with m.Case(SysClass.FIXED):
             m.d.comb += u.sysreg.eq(ctl.sysreg)
-        with m.Case(SysClass.SEGMENT, SysClass.CONTROL):
+        with m.Case(SysClass.SEGMENT):  # REX.R is ignored
+            m.d.comb += u.sysreg.eq(ctl.sysreg + field)
+        with m.Case(SysClass.CONTROL):
             m.d.comb += u.sysreg.eq(ctl.sysreg + reg)
         with m.Case(SysClass.DEBUG):  # dr4 and dr5 are dr6 and dr7
             m.d.comb += u.sysreg.eq(ctl.sysreg + Mux(field[1:3] == 2, field + 2, field))
