@@ -74,7 +74,6 @@ class Ctl(data.Struct):
     lock_ok: 1
     lock: 1  # locked without a prefix (xchg)
     need_mem: 1
-    need_reg: 1
     no_opsize: 1
     priv: 2
     raises: 3
@@ -136,7 +135,6 @@ def row_word(row: Row) -> dict:
         lock_ok=LOCK in row.ok,
         lock=row.routine == "xchg_mem",
         need_mem="M" in row.operands or "My" in row.operands,
-        need_reg=any(operand[0] == "R" and operand != "rAX" and operand != "rDX" for operand in row.operands),
         no_opsize=NO66 in row.ok,
         priv=row.priv.value,
         raises=row.raises.value,

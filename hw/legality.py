@@ -12,7 +12,7 @@ def lower_checks(m, row, delivering, cpl, iopl, insn, bad):
     """Faults known now, in the order of the manual: fetch, then invalid opcode, then privilege."""
     memory = insn.modrm[6:8] != 3
     writes_memory = row.lock_ok & memory
-    illegal = ~row.valid | (insn.lock & ~writes_memory) | (row.need_mem & ~memory) | (row.need_reg & memory)
+    illegal = ~row.valid | (insn.lock & ~writes_memory) | (row.need_mem & ~memory)
     illegal |= row.no_opsize & insn.opsize
     field, extended = insn.modrm[3:6], insn.rex[2]
     undefined = Signal()
