@@ -368,5 +368,5 @@ def test_a_guest_without_an_idt_is_told_so(quick, kphw):
     code, out, _ = kphw("run", elf, "--probe", "f", "--engine", "pysim")
     assert code == 1
     words = " ".join(out.split())
-    assert "triple fault: int3 at f" in words
+    assert "triple fault: int3 at" in words
     assert "the guest has no IDT" in words
