@@ -1,10 +1,10 @@
-"""The return stack is a stack of eight; the agree predictor learns in two steps and forgets in two."""
+"""The return stack is a stack of eight; the agree predictor learns in two steps and forgets in two; targets are the last."""
 
 from collections import deque
 
 import pytest
 
-from hw.predict import COUNTERS, DEPTH, AgreePredictor, ReturnStack
+from hw.predict import COUNTERS, DEPTH, TARGETS, AgreePredictor, ReturnStack, TargetTable
 from tests.unit.opbench import simulate
 
 
@@ -132,5 +132,27 @@ def test_branches_do_not_disturb_each_other(rng):
             asked = rng.choice(places)
             ctx.set(dut.pc, asked + COUNTERS * rng.getrandbits(50))
             assert ctx.get(dut.agree) == (count.get(asked, 2) >= 2)
+
+    simulate(dut, bench, clock=True)
+
+
+def test_targets_are_those_of_the_last_time(rng):
+    """By the low bits of rip; a branch with the same low bits takes the entry over, others leave it alone."""
+    dut = TargetTable()
+
+    async def bench(ctx):
+        last = {}
+        for _ in range(500):
+            pc, target = rng.getrandbits(64), rng.getrandbits(64)
+            learns = rng.random() < 0.7
+            ctx.set(dut.resolved_pc, pc)
+            ctx.set(dut.resolved_target, target)
+            ctx.set(dut.resolved, learns)
+            await ctx.tick()
+            if learns:
+                last[pc % TARGETS] = target
+            asked = rng.getrandbits(64)
+            ctx.set(dut.pc, asked)
+            assert ctx.get(dut.target) == last.get(asked % TARGETS, 0)
 
     simulate(dut, bench, clock=True)
