@@ -8,17 +8,20 @@ from hw.isa.facts import Op
 from hw.types import Flags
 
 #: Cycles from the first with ``start`` to the one with ``done``, both counted.
-MUL_CYCLES = 3
+MUL_CYCLES = 2
 HALF_CYCLES = 1  # MULHI, REM, DIVHI
-#: Division, at most: one cycle takes the magnitudes, one puts the signs back, and each between makes two bits of the
-#: quotient, or passes over 16 bits of the dividend that are zeros before its first one.
-DIV_CYCLES = {bits: 2 + bits // 2 for bits in (8, 16, 32, 64)}
+#: Bits of a quotient that a cycle makes.
+DIGIT = 4
+#: Bits of the quotient that a cycle passes over when all of them are zeros.
+ZEROS = 16
+#: Division, at most: one cycle takes the magnitudes, one puts the signs back, and each between makes a digit.
+DIV_CYCLES = {bits: 2 + bits // DIGIT for bits in (8, 16, 32, 64)}
 #: A divide error that the first step sees: divisor 0, or a quotient that does not fit even without its sign.
 DIV_ERROR_CYCLES = 3
 
 
 class Multiplier(wiring.Component):
-    """The product of ``a`` and ``b`` at the operand size; ``done`` comes in the third cycle of ``start``."""
+    """The product of ``a`` and ``b`` at the operand size; ``done`` comes in the second cycle of ``start``."""
 
     start: In(1)
     signed: In(1)
@@ -34,23 +37,21 @@ class Multiplier(wiring.Component):
     def elaborate(self, platform):
         """Build the logic."""
         m = Module()
-        factor_a = Signal(signed(65), reset_less=True)
-        factor_b = Signal(signed(65), reset_less=True)
+        factor_a = Signal(signed(65))
+        factor_b = Signal(signed(65))
         product = Signal(signed(130), reset_less=True)
 
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):
-                m.next = "MULTIPLY"
+                m.next = "DONE"
                 with m.Switch(self.size):
                     for size in range(4):
                         a, b = self.a[: 8 << size], self.b[: 8 << size]
                         with m.Case(size):
-                            m.d.sync += [
+                            m.d.comb += [
                                 factor_a.eq(Mux(self.signed, a.as_signed(), a)),
                                 factor_b.eq(Mux(self.signed, b.as_signed(), b)),
                             ]
-            with m.State("MULTIPLY"):
-                m.next = "DONE"
                 m.d.sync += product.eq(factor_a * factor_b)
             with m.State("DONE"):
                 m.next = "IDLE"
@@ -71,7 +72,7 @@ class Multiplier(wiring.Component):
 
 
 class Divider(wiring.Component):
-    """Quotient and remainder of the dividend high : low by ``b``, truncated toward zero; restoring, two bits a cycle.
+    """Quotient and remainder of the dividend high : low by ``b``, truncated toward zero; restoring, `DIGIT` bits a cycle.
 
     8-bit operands have their dividend in low[15:0]. With ``error`` the results mean nothing.
     """
@@ -99,13 +100,18 @@ class Divider(wiring.Component):
         negative = Signal(reset_less=True)  # the quotient will be
         negative_rest = Signal(reset_less=True)
         overflow = Signal(reset_less=True)
-        cycles_left = Signal(range(32), reset_less=True)
+        cycles_left = Signal(range(64 // DIGIT), reset_less=True)
 
         # Operands as they come, sign-extended to the full width.
         dividend_in = Signal(128)
         divisor_in = Signal(64)
         minus_dividend = self.signed & dividend_in[-1]
         minus_divisor = self.signed & divisor_in[-1]
+
+        skipped = ZEROS // DIGIT
+        ahead = Cat(quotient[64 - ZEROS :], rest)
+        passes = ahead < divisor
+        pass_over = Cat(quotient, rest).eq(Cat(Const(0, ZEROS), quotient[: 64 - ZEROS], ahead))
 
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):
@@ -121,7 +127,7 @@ class Divider(wiring.Component):
                                 dividend_in.eq(Cat(Const(0, 64 - bits), low, extended).as_signed()),
                                 divisor_in.eq(Mux(self.signed, b.as_signed(), b)),
                             ]
-                            m.d.sync += cycles_left.eq(bits // 2 - 1)
+                            m.d.sync += cycles_left.eq(bits // DIGIT - 1)
                 m.d.sync += [
                     Cat(quotient, rest).eq(Mux(minus_dividend, -dividend_in, dividend_in)),
                     divisor.eq(Mux(minus_divisor, -divisor_in, divisor_in)),
@@ -131,15 +137,18 @@ class Divider(wiring.Component):
             with m.State("FIRST_STEP"):
                 # A quotient fits if the high half of the dividend is below the divisor; nothing is below 0.
                 m.d.sync += overflow.eq(rest >= divisor)
-                self._two_bits(m, rest, quotient, divisor)
+                with m.If(passes & (cycles_left >= skipped)):
+                    m.d.sync += [pass_over, cycles_left.eq(cycles_left - (skipped - 1))]
+                with m.Else():
+                    self._digit(m, rest, quotient, divisor)
                 m.next = "STEP"
                 with m.If(rest >= divisor):
                     m.next = "SIGN"
             with m.State("STEP"):
-                with m.If(~rest.any() & ~quotient[48:].any() & (cycles_left > 8)):
-                    m.d.sync += [quotient.eq(quotient << 16), cycles_left.eq(cycles_left - 8)]
+                with m.If(passes & (cycles_left > skipped)):
+                    m.d.sync += [pass_over, cycles_left.eq(cycles_left - skipped)]
                 with m.Else():
-                    self._two_bits(m, rest, quotient, divisor)
+                    self._digit(m, rest, quotient, divisor)
                     m.d.sync += cycles_left.eq(cycles_left - 1)
                     with m.If(cycles_left == 1):
                         m.next = "SIGN"
@@ -160,15 +169,15 @@ class Divider(wiring.Component):
         return m
 
     @staticmethod
-    def _two_bits(m, rest, quotient, divisor):
-        """Two steps of long division. No signals between them: the Python simulator pays for each."""
+    def _digit(m, rest, quotient, divisor):
+        """`DIGIT` steps of long division. No signals between them: the Python simulator pays for each."""
         remaining, digits = rest, []
-        for n in range(2):
+        for n in range(DIGIT):
             candidate = Cat(quotient[63 - n], remaining)
             digit = candidate >= divisor
             remaining = Mux(digit, candidate - divisor, candidate)[:64]
             digits.insert(0, digit)
-        m.d.sync += [rest.eq(remaining), quotient.eq(Cat(digits, quotient[:62]))]
+        m.d.sync += [rest.eq(remaining), quotient.eq(Cat(digits, quotient[: 64 - DIGIT]))]
 
 
 class MulDiv(wiring.Component):

@@ -3,7 +3,7 @@
 import random
 
 from hw.isa.facts import Op
-from hw.muldiv import DIV_CYCLES, DIV_ERROR_CYCLES, HALF_CYCLES, MUL_CYCLES, MulDiv
+from hw.muldiv import DIGIT, DIV_CYCLES, DIV_ERROR_CYCLES, HALF_CYCLES, MUL_CYCLES, ZEROS, MulDiv
 from tests.unit.flags_reference import DIVIDE, MULTIPLY, signed
 from tests.unit.opbench import SEED, Case, cases, check_reference, interesting, simulate
 
@@ -69,8 +69,8 @@ async def operate(ctx, dut, case: Case) -> None:
     assert ctx.get(dut.error) == want.error, f"{case} {want}"
     assert ctx.get(dut.flags_out.as_value()) == want.flags, f"{case} {want}"
     if case.op in DIVIDE:
-        passed_over = (DIV_CYCLES[bits] - cycles) / 7  # each saves 7 cycles
-        assert passed_over in range(max(1, bits // 16)) or (want.error and cycles == DIV_ERROR_CYCLES), f"{case} {cycles}"
+        passed_over = (DIV_CYCLES[bits] - cycles) / (ZEROS // DIGIT - 1)
+        assert passed_over in range(max(1, bits // ZEROS)) or (want.error and cycles == DIV_ERROR_CYCLES), f"{case} {cycles}"
     else:
         assert cycles == MUL_CYCLES
     if not want.error:
