@@ -59,12 +59,18 @@ define SETUP
 set -e
 missing=
 need() { missing="$$missing $$1"; }
+# cocotb embeds Python in the simulator, and needs it as a shared library.
+libpython() {
+	$(PYTHON) -c 'import ctypes.util as u, glob, sys, sysconfig as c; n = "python%d.%d" % sys.version_info[:2]; \
+	sys.exit(not (u.find_library(n) or glob.glob("%s/lib%s*.so*" % (c.get_config_var("LIBDIR"), n))))' 2>/dev/null
+}
 command -v $(PYTHON) >/dev/null || need python3
 [ -x $(BIN)/pip ] || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || need python3-venv
 command -v gcc >/dev/null || need gcc
 echo '#include <stdio.h>' | gcc -E - >/dev/null 2>&1 || need libc6-dev
 command -v g++ >/dev/null || need g++
 command -v iverilog >/dev/null || need iverilog
+libpython || need libpython3.$$($(PYTHON) -c 'import sys; print(sys.version_info[1])' 2>/dev/null || echo 11)
 if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 	echo "setup: installing Debian packages:$$missing"
 	export DEBIAN_FRONTEND=noninteractive
@@ -80,6 +86,7 @@ have $(PYTHON) && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))
 	|| { echo "setup: Python's venv module is missing. Install it, $$how"; exit 1; }
 have gcc || { echo "setup: gcc is missing: guests are built with it. Install it, $$how"; exit 1; }
 have g++ || echo "setup: g++ is missing: no compiled engine, its tests are skipped. To have it, as root: apt-get install g++"
+libpython || echo "setup: libpython is missing: tests/cocotb is skipped. To have it, $$how"
 have iverilog || echo "setup: iverilog is missing: tests/cocotb is skipped. To have it, as root: apt-get install iverilog"
 [ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear $(VENV)
 echo "setup: installing Python packages into $(VENV)"

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from find_libpython import find_libpython
 
 from hw.emit import verilog_text
 from hw.soc import Soc
@@ -42,6 +43,8 @@ def _simulator() -> str:
     wanted = os.environ.get("KPHW_SIM")
     if wanted:
         return wanted
+    if find_libpython() is None:
+        pytest.skip("no shared libpython for the simulator to embed (Debian: apt-get install libpython3.11)")
     if shutil.which("iverilog"):
         return "icarus"
     if _verilator_version() >= (5, 36):
