@@ -10,6 +10,7 @@ from amaranth.lib.wiring import Component, Out, connect, flipped
 
 from hw.address import AddressStage
 from hw.bus import DataBus, DebugPort, FetchBus, IoPort, IrqPort, PipePort, RetirePort
+from hw.config import Config
 from hw.decode import Decode
 from hw.execute import ExecuteStage
 from hw.fetch import Fetch
@@ -26,8 +27,8 @@ class Core(Component):
     Members: `hw.bus` describes each port.
     """
 
-    def __init__(self, ram_bytes: int):
-        self._ram_bytes = ram_bytes
+    def __init__(self, config: Config):
+        self._config = config
         super().__init__(
             {
                 "fetch": Out(FetchBus()),
@@ -42,10 +43,10 @@ class Core(Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.f = f = Fetch(self._ram_bytes)
+        m.submodules.f = f = Fetch(self._config.ram_bytes)
         m.submodules.l = length = Length()
         m.submodules.d = d = Decode()
-        m.submodules.a = a = AddressStage(self._ram_bytes)
+        m.submodules.a = a = AddressStage(self._config.ram_bytes)
         m.submodules.m = mem = MemoryStage()
         m.submodules.x = x = ExecuteStage()
         m.submodules.w = w = RetireStage()

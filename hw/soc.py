@@ -4,12 +4,13 @@ from amaranth.hdl import Module
 from amaranth.lib.wiring import Component, Out, connect, flipped
 
 from hw.bus import DataBus, DebugPort, FetchBus, IrqPort, PipePort, RetirePort, TrapPort
+from hw.config import Config
 from hw.core import Core
 from hw.devices import DeviceBus, Devices
 
 
 class Soc(Component):
-    """``harts`` cores, each with its own ports ``h{i}_...`` (see `hw.bus`), and the console and exit devices.
+    """``harts`` cores of one `Config`, each with its own ports ``h{i}_...`` (see `hw.bus`), and the devices.
 
     Raises ``ValueError`` for a RAM size that the translation cannot express.
 
@@ -19,10 +20,10 @@ class Soc(Component):
     console_valid, console_data, exit_valid, exit_code : see `hw.devices.Devices`.
     """
 
-    def __init__(self, harts: int = 1, ram_bytes: int = 16 << 20):
+    def __init__(self, harts: int = 1, config: Config = Config()):
         if harts != 1:
             raise ValueError(f"only one hart is built so far, not {harts}; several are the next part of the project")
-        self.harts, self.ram_bytes = harts, ram_bytes
+        self.harts, self.config = harts, config
         members = {}
         for i in range(harts):
             members |= {
@@ -40,7 +41,7 @@ class Soc(Component):
     def elaborate(self, platform):
         m = Module()
         for i in range(self.harts):
-            m.submodules[f"h{i}"] = core = Core(self.ram_bytes)
+            m.submodules[f"h{i}"] = core = Core(self.config)
             m.submodules[f"bus{i}"] = bus = DeviceBus()
             m.submodules[f"devices{i}"] = devices = Devices()
             connect(m, core=core.data, bus=bus.core)

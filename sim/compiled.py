@@ -10,6 +10,7 @@ from pathlib import Path
 from struct import Struct
 from typing import Any
 
+from hw.config import Config
 from hw.isa.facts import DebugReg
 from hw.ram import check_parameters
 from sim.build import NAME, build_library, source_key
@@ -86,13 +87,13 @@ FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
 
 
 def create(
-    *, harts: int, ram_bytes: int, latency: int, wait_seed: int | None, soc_factory: SocFactory
+    *, harts: int, config: Config, latency: int, wait_seed: int | None, soc_factory: SocFactory
 ) -> CompiledEngine:
     """Return an engine, built if it is not in the cache; parameters as for `sim.engine.open_engine`."""
-    check_parameters(ram_bytes, latency)
-    key = source_key(harts, ram_bytes) if soc_factory is default_soc else None
-    library = build_library(lambda: soc_factory(harts=harts, ram_bytes=ram_bytes), key)
-    return CompiledEngine(library, harts=harts, ram_bytes=ram_bytes, latency=latency, wait_seed=wait_seed)
+    check_parameters(config.ram_bytes, latency)
+    key = source_key(harts, config) if soc_factory is default_soc else None
+    library = build_library(lambda: soc_factory(harts=harts, config=config), key)
+    return CompiledEngine(library, harts=harts, config=config, latency=latency, wait_seed=wait_seed)
 
 
 class CompiledEngine:
@@ -101,8 +102,8 @@ class CompiledEngine:
     name = NAME
     capabilities = frozenset({"snapshot", "fast"})
 
-    def __init__(self, library: Path, *, harts: int, ram_bytes: int, latency: int, wait_seed: int | None):
-        self.harts, self.ram_bytes = harts, ram_bytes
+    def __init__(self, library: Path, *, harts: int, config: Config, latency: int, wait_seed: int | None):
+        self.harts, self.config, ram_bytes = harts, config, config.ram_bytes
         try:
             lib = ctypes.CDLL(str(library))
         except OSError as error:
@@ -213,8 +214,8 @@ class CompiledEngine:
     def _check_range(self, address: int, size: int) -> None:
         if not self._engine:
             raise EngineError("the engine has been closed")
-        if address < 0 or size < 0 or address + size > self.ram_bytes:
-            raise IndexError(f"{size} bytes at physical {address:#x} are not within the {self.ram_bytes:#x} of RAM")
+        if address < 0 or size < 0 or address + size > self.config.ram_bytes:
+            raise IndexError(f"{size} bytes at physical {address:#x} are not within the {self.config.ram_bytes:#x} of RAM")
 
     def read_mem(self, address: int, size: int) -> bytes:
         """Bytes of RAM."""
@@ -284,12 +285,12 @@ class CompiledEngine:
         """Return the whole state, RAM compressed."""
         state = ctypes.create_string_buffer(self._do("state_bytes"))
         self._do("save", state)
-        return PAIR.pack(len(state), self.ram_bytes) + state.raw + zlib.compress(self._ram, 1)
+        return PAIR.pack(len(state), self.config.ram_bytes) + state.raw + zlib.compress(self._ram, 1)
 
     def restore(self, state: bytes) -> None:
         """Return to a saved state. Records not drained are dropped."""
         size, ram_bytes = PAIR.unpack_from(state)
-        if size != self._do("state_bytes") or ram_bytes != self.ram_bytes:
+        if size != self._do("state_bytes") or ram_bytes != self.config.ram_bytes:
             raise EngineError("the saved state belongs to other hardware")
         self._do("load", ctypes.create_string_buffer(state[PAIR.size : PAIR.size + size], size))
         self._ram[:] = zlib.decompress(state[PAIR.size + size :])

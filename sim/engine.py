@@ -21,6 +21,8 @@ from enum import IntEnum
 from struct import Struct
 from typing import Any, NamedTuple, Protocol
 
+from hw.config import Config
+
 #: After so many consecutive cycles in which every hart is halted, a run stops with HALTED.
 HALT_CYCLES = 16
 
@@ -162,7 +164,7 @@ class Engine(Protocol):
 
     name: str
     harts: int
-    ram_bytes: int
+    config: Config
     capabilities: frozenset[str]
 
     @property
@@ -261,16 +263,16 @@ ENGINES = {"compiled": "sim.compiled", "pysim": "sim.pysim"}
 SocFactory = Callable[..., Any]
 
 
-def default_soc(harts: int, ram_bytes: int) -> Any:
+def default_soc(harts: int, config: Config) -> Any:
     """Return the hardware that engines run unless told otherwise."""
-    return importlib.import_module("hw.soc").Soc(harts=harts, ram_bytes=ram_bytes)
+    return importlib.import_module("hw.soc").Soc(harts=harts, config=config)
 
 
 def open_engine(
     name: str = "auto",
     *,
     harts: int = 1,
-    ram_bytes: int = 16 << 20,
+    config: Config = Config(),
     latency: int = 1,
     wait_seed: int | None = None,
     soc_factory: SocFactory = default_soc,
@@ -286,9 +288,7 @@ def open_engine(
     for candidate in ENGINES if name == "auto" else (name,):
         create = importlib.import_module(ENGINES[candidate]).create
         try:
-            return create(
-                harts=harts, ram_bytes=ram_bytes, latency=latency, wait_seed=wait_seed, soc_factory=soc_factory
-            )
+            return create(harts=harts, config=config, latency=latency, wait_seed=wait_seed, soc_factory=soc_factory)
         except EngineUnavailable as error:
             reasons.append(error)
     raise reasons[-1]

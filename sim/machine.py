@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from hw.bus import HIGH_BASE
+from hw.config import Config
 from hw.isa.facts import VECTORS, DebugReg, SysReg, Vector
 from kprobes import GuestMemoryError as KprobesMemoryError
 from kprobes import HandlerError, Jprobe, Kprobe, KprobeError, KprobePanic, Kprobes, PtRegs, Symbols
@@ -68,7 +69,7 @@ class Machine:
         image: str | Path | Image | None = None,
         engine: str | Engine = "auto",
         harts: int = 1,
-        ram_bytes: int = 16 << 20,
+        config: Config = Config(),
         *,
         latency: int = 1,
         wait_seed: int | None = None,
@@ -80,12 +81,12 @@ class Machine:
         self._owns_engine = isinstance(engine, str)
         if isinstance(engine, str):
             engine = open_engine(
-                engine, harts=harts, ram_bytes=ram_bytes, latency=latency, wait_seed=wait_seed, soc_factory=soc_factory
+                engine, harts=harts, config=config, latency=latency, wait_seed=wait_seed, soc_factory=soc_factory
             )
         else:
-            harts, ram_bytes = engine.harts, engine.ram_bytes
+            harts, config = engine.harts, engine.config
             engine.reset()
-            engine.write_mem(0, bytes(ram_bytes))
+            engine.write_mem(0, bytes(config.ram_bytes))
         self.engine: Engine = engine
         self.engine.record(record)
         self._record = record
@@ -95,6 +96,7 @@ class Machine:
         self.symbols = SymbolTable()
         self._stale: set[int] = set()
         self._text: list[tuple[int, int]] = []
+        ram_bytes = config.ram_bytes
         area = max(ram_bytes - STACK_BYTES - SLOT_PAGES * PAGE, ram_bytes // 2) & -PAGE
         self._free_pages = [area + PAGE * i for i in range(SLOT_PAGES) if area + PAGE * (i + 1) <= ram_bytes - PAGE]
         self.kprobes = Kprobes(_Guest(self), self._on_probe)
@@ -120,14 +122,14 @@ class Machine:
                 self.mem.write(segment.vaddr, segment.data + bytes(segment.memsz - len(segment.data)))
             except GuestMemoryError as error:
                 self.close()
-                raise GuestMemoryError(f"the image does not fit: {error}; give the machine more (ram_bytes)") from None
+                raise GuestMemoryError(f"the image does not fit: {error}; give the machine more (Config.ram_bytes)") from None
         self.symbols = image.symbols
         self._start(image.entry)
 
     def _start(self, entry: int) -> None:
         """Let hart 0 begin: the stack pointer is at the top of RAM less 16, in the alias of the entry."""
         regs = self.harts[0].regs
-        regs.rsp = self.engine.ram_bytes - 16 + (HIGH_BASE if entry >= HIGH_BASE else 0)
+        regs.rsp = self.engine.config.ram_bytes - 16 + (HIGH_BASE if entry >= HIGH_BASE else 0)
         regs.rip = entry
 
     def run(self, max_cycles: int = 10_000_000, until: str | int | StopOn | None = None) -> RunResult:
@@ -319,7 +321,7 @@ class _Guest:
             yield start, end, "the entry code of the traps"
 
     def stack_end(self, cpu: int, sp: int) -> int:
-        ram = self._machine.engine.ram_bytes
+        ram = self._machine.engine.config.ram_bytes
         return ram + (HIGH_BASE if sp >= HIGH_BASE else 0)
 
     def sync_cores(self) -> None:

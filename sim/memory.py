@@ -27,9 +27,9 @@ class GuestMemory:
         """Return the physical address of `size` mapped bytes, or raise GuestMemoryError."""
         address &= _MASK
         physical = address - HIGH_BASE if address >= HIGH_BASE else address
-        if size < 0 or physical + size > self._engine.ram_bytes:
+        if size < 0 or physical + size > self._engine.config.ram_bytes:
             raise GuestMemoryError(
-                f"{size} bytes at {address:#x} are not mapped: RAM is {self._engine.ram_bytes:#x} bytes at 0 and at "
+                f"{size} bytes at {address:#x} are not mapped: RAM is {self._engine.config.ram_bytes:#x} bytes at 0 and at "
                 f"{HIGH_BASE:#x}"
             )
         return physical

@@ -7,6 +7,7 @@ from typing import Any
 
 from amaranth.hdl import Value
 
+from hw.config import Config
 from hw.isa.facts import DebugReg
 from hw.ram import check_parameters
 from sim.engine import (
@@ -27,10 +28,11 @@ from sim.pyhart import Hart
 
 NAME = "pysim"
 
-def create(*, harts: int, ram_bytes: int, latency: int, wait_seed: int | None, soc_factory: SocFactory) -> PysimEngine:
+
+def create(*, harts: int, config: Config, latency: int, wait_seed: int | None, soc_factory: SocFactory) -> PysimEngine:
     """Return an engine; parameters as for `sim.engine.open_engine`."""
-    check_parameters(ram_bytes, latency)
-    return PysimEngine(soc_factory(harts=harts, ram_bytes=ram_bytes), harts, ram_bytes, latency, wait_seed)
+    check_parameters(config.ram_bytes, latency)
+    return PysimEngine(soc_factory(harts=harts, config=config), harts, config, latency, wait_seed)
 
 
 def _flat_ports(soc: Any) -> dict[str, Value]:
@@ -44,9 +46,10 @@ class PysimEngine:
     name = NAME
     capabilities: frozenset[str] = frozenset()
 
-    def __init__(self, soc: Any, harts: int, ram_bytes: int, latency: int, wait_seed: int | None):
-        self.harts, self.ram_bytes, self._waits = harts, ram_bytes, (latency, wait_seed)
-        self._ram = bytearray(ram_bytes)
+    def __init__(self, soc: Any, harts: int, config: Config, latency: int, wait_seed: int | None):
+        self.harts, self.config, self._waits = harts, config, (latency, wait_seed)
+        self._ram_bytes = config.ram_bytes  # read in every cycle
+        self._ram = bytearray(config.ram_bytes)
         self._design = Design(soc)
         ports = _flat_ports(soc)
         self._index = {name: self._design.get_signal(port) for name, port in ports.items()}  # type: ignore[arg-type]
@@ -90,7 +93,7 @@ class PysimEngine:
         v, ram = self._values, self._ram
         for hart in self._harts:
             valid, ready, address, answered, _ = hart.fetch
-            line = v[address] & (self.ram_bytes - 16)
+            line = v[address] & (self._ram_bytes - 16)
             hart.fetches.edge(
                 bool(v[answered]), int.from_bytes(ram[line : line + 16], "little") if v[valid] and v[ready] else None
             )
@@ -111,14 +114,14 @@ class PysimEngine:
         self._drive()
 
     def _load(self, address: int, size: int) -> int:
-        address &= self.ram_bytes - 1
+        address &= self._ram_bytes - 1
         data = self._ram[address : address + size]
         return int.from_bytes(data + self._ram[: size - len(data)], "little")
 
     def _store(self, address: int, value: int, size: int) -> None:
-        address &= self.ram_bytes - 1
+        address &= self._ram_bytes - 1
         data = (value & ((1 << 8 * size) - 1)).to_bytes(size, "little")
-        room = self.ram_bytes - address
+        room = self._ram_bytes - address
         self._ram[address : address + size] = data[:room]
         if room < size:
             self._ram[: size - room] = data[room:]
@@ -275,8 +278,8 @@ class PysimEngine:
         self.write_reg(hart, DebugReg.RIP, self.read_reg(hart, DebugReg.RIP))
 
     def _check_range(self, address: int, size: int) -> None:
-        if address < 0 or size < 0 or address + size > self.ram_bytes:
-            raise IndexError(f"{size} bytes at physical {address:#x} are not within the {self.ram_bytes:#x} of RAM")
+        if address < 0 or size < 0 or address + size > self._ram_bytes:
+            raise IndexError(f"{size} bytes at physical {address:#x} are not within the {self._ram_bytes:#x} of RAM")
 
     def read_mem(self, address: int, size: int) -> bytes:
         """Bytes of RAM."""

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from hw.config import Config
 from hw.isa.facts import DebugReg
 from sim.engine import (
     ENGINES,
@@ -36,9 +37,6 @@ from sim.guestbuild import CACHE_DIR, RUNTIME_DIR
 
 #: An engine that retires nothing and takes no trap for so many cycles, without being asleep, hangs.
 PATIENCE = 1500
-
-#: RAM of every engine here: the default, because another size is another build of the compiled engine.
-RAM_BYTES = 16 << 20
 
 _SHORT = ("pysim", "compiled")
 
@@ -151,6 +149,7 @@ class EnginePool:
 
     def borrow(self, name: str, **options: Any) -> Engine:
         """Return an engine as after reset, with RAM all 0; skip the test if there is none here."""
+        options = {"config": Config()} | options
         key = (name, *sorted(options.items()))
         if name in self._missing:
             pytest.skip(str(self._missing[name]))
@@ -167,7 +166,7 @@ class EnginePool:
         engine.reset()
         engine.record(Recording.TRAPS)
         engine.sample(())
-        engine.write_mem(0, bytes(engine.ram_bytes))
+        engine.write_mem(0, bytes(engine.config.ram_bytes))
         self._lent.append((key, engine))
         return engine
 
@@ -199,14 +198,24 @@ def engine_pool(_engines: EnginePool) -> Iterator[EnginePool]:
 
 
 @pytest.fixture
-def engine(engine_name: str, engine_pool: EnginePool) -> Watched:
-    """An engine with one hart and 16 MiB, as after reset, RAM cleared."""
-    return Watched(engine_pool.borrow(engine_name, ram_bytes=RAM_BYTES))
+def config(request: pytest.FixtureRequest) -> Config:
+    """The hardware of the test: the default, or what its mark says: ``@pytest.mark.config(vendor=Vendor.AMD)``.
+
+    Another configuration is another build of the compiled engine.
+    """
+    mark = request.node.get_closest_marker("config")
+    return Config(**mark.kwargs) if mark else Config()
+
+
+@pytest.fixture
+def engine(engine_name: str, engine_pool: EnginePool, config: Config) -> Watched:
+    """An engine with one hart, as after reset, RAM cleared."""
+    return Watched(engine_pool.borrow(engine_name, config=config))
 
 
 @pytest.fixture
 def machine_on(engine_pool: EnginePool, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """A factory of `sim.Machine` on engines of the pool: ``machine_on("pysim", "guest.elf", ram_bytes=...)``."""
+    """A factory of `sim.Machine` on engines of the pool: ``machine_on("pysim", "guest.elf", wait_seed=3)``."""
     import sim.machine
 
     class Borrowed(Watched):
@@ -225,9 +234,9 @@ def machine_on(engine_pool: EnginePool, monkeypatch: pytest.MonkeyPatch) -> Call
 
 
 @pytest.fixture
-def machine(engine_name: str, machine_on: Callable[..., Any]) -> Callable[..., Any]:
-    """A factory of `sim.Machine` on the engine of the test: ``machine("guest.elf", ram_bytes=...)``."""
-    return functools.partial(machine_on, engine_name)
+def machine(engine_name: str, machine_on: Callable[..., Any], config: Config) -> Callable[..., Any]:
+    """A factory of `sim.Machine` on the engine and with the `config` of the test: ``machine("guest.elf")``."""
+    return functools.partial(machine_on, engine_name, config=config)
 
 
 # --- code ---

@@ -223,8 +223,8 @@ def test_stubs_know_the_ports_and_the_error_codes():
 @pytest.mark.slow
 def test_elaboration_is_deterministic():
     code = (
-        "import hashlib; from hw.emit import rtlil_text; from hw.soc import Soc; "
-        "print(hashlib.sha256(rtlil_text(Soc(ram_bytes=1 << 16)).encode()).hexdigest())"
+        "import hashlib; from hw.emit import rtlil_text; from hw.soc import Soc; from hw.config import Config; "
+        "print(hashlib.sha256(rtlil_text(Soc(config=Config(ram_bytes=1 << 16))).encode()).hexdigest())"
     )
     runs = [
         subprocess.Popen(

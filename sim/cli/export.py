@@ -29,11 +29,13 @@ def main(arguments: argparse.Namespace) -> int:
     from amaranth.hdl import Value
     from amaranth.lib.wiring import Flow
 
+    from hw.config import Config
     from hw.emit import rtlil_text, verilog_text
     from hw.soc import Soc
 
+    config = Config(ram_bytes=arguments.ram)
     try:
-        soc = Soc(ram_bytes=arguments.ram)
+        soc = Soc(config=config)
     except ValueError as error:
         raise UserError(str(error)) from None
     ports = {
@@ -52,7 +54,7 @@ def main(arguments: argparse.Namespace) -> int:
         with common.progress("RTLIL"):
             files["rtlil"] = _write(arguments.output / "soc.il", rtlil_text(soc))
         with common.progress("Verilog (Yosys, a minute)"):
-            files["verilog"] = _write(arguments.output / "soc.v", verilog_text(Soc(ram_bytes=arguments.ram)))
+            files["verilog"] = _write(arguments.output / "soc.v", verilog_text(Soc(config=config)))
     except OSError as error:
         raise UserError(
             f"{error.filename or arguments.output} cannot be written ({error.strerror}): choose another folder"

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hw.config import Config
 from hw.isa.facts import Vector
 from sim import guestbuild
 from sim.cli import common, htmlreport
@@ -131,7 +132,8 @@ def _run(name: str, image: Image, probing: Probing, arguments: argparse.Namespac
     quiet = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()
     with quiet, contextlib.ExitStack() as lent:
         with common.progress(f"preparing the engine {arguments.engine}"):
-            engine = lent.enter_context(contextlib.closing(open_engine(arguments.engine, ram_bytes=arguments.ram)))
+            config = Config(ram_bytes=arguments.ram)
+            engine = lent.enter_context(contextlib.closing(open_engine(arguments.engine, config=config)))
         with _machine(image, engine, arguments) as machine:
             probing.plant(machine)
             result = _simulate(machine, arguments.max_cycles, "with probes" if probing else "running")

@@ -6,6 +6,7 @@ import argparse
 import time
 from collections.abc import Callable
 
+from hw.config import Config
 from sim.cli.common import FINDING, OK, UserError, add_engine, add_json, check_engine, note, print_json, progress
 from sim.engine import ENGINES, EngineUnavailable, open_engine
 from sim.vectorfile import RAM_BYTES, Vector, VectorsError, load
@@ -41,7 +42,7 @@ def main(arguments: argparse.Namespace) -> int:
     names = list(ENGINES) if arguments.engine == "all" else [arguments.engine]
     for name in names:
         try:
-            engine = open_engine(name, ram_bytes=RAM_BYTES)
+            engine = open_engine(name, config=Config(ram_bytes=RAM_BYTES))
         except EngineUnavailable as error:
             if arguments.engine != "all":
                 raise

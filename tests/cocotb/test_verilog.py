@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from find_libpython import find_libpython
 
+from hw.config import Config
 from hw.emit import verilog_text
 from hw.soc import Soc
 from sim.build import source_key
@@ -65,7 +66,7 @@ def verilog() -> Path:
             if yosys.exists():
                 os.environ.setdefault("YOSYS", str(yosys))
             draft = path.with_suffix(".draft")
-            draft.write_text(verilog_text(Soc(ram_bytes=RAM_BYTES)))
+            draft.write_text(verilog_text(Soc(config=Config(ram_bytes=RAM_BYTES))))
             draft.rename(path)
     return path
 

@@ -48,7 +48,7 @@ def test_one_engine_twice(machine, engine_name):
     m = machine(image)
     for _ in range(2):
         m.engine.reset()
-        m.engine.write_mem(0, bytes(m.engine.ram_bytes))
+        m.engine.write_mem(0, bytes(m.engine.config.ram_bytes))
         m.load_image(image)
         m.engine.record(Recording.ALL)
         m.engine.run(6000)

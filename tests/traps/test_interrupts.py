@@ -1,7 +1,7 @@
 """Scenarios of interrupts, NMI and hlt, by number; and interrupts in every cycle of what must not be disturbed."""
 
 import pytest
-from trapbench import MISSING, RAM_END, STACK, STEP
+from trapbench import MISSING, STACK, STEP
 
 from hw.isa.facts import EventClass
 from sim.engine import RetireFlag, StopReason
@@ -185,7 +185,7 @@ def test_wait_states(bench, engine_name, engine_pool, assemble, name):
     bench.run()
     wanted = final_state(bench)
     for options in (dict(wait_seed=7), dict(latency=3)):
-        other = type(bench)(engine_pool.borrow(engine_name, ram_bytes=RAM_END, **options), assemble)
+        other = type(bench)(engine_pool.borrow(engine_name, **options), assemble)
         for cycle in range(10, 70, 20):
             other.engine.write_mem(0x30000, bytes(64))
             reset(other)

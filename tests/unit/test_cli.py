@@ -11,6 +11,7 @@ import pytest
 import sim.cli.probing
 import sim.cli.run
 import sim.machine
+from hw.config import Config
 from sim import guestbuild
 from sim.__main__ import main
 from sim.cli import COMMANDS
@@ -58,8 +59,8 @@ def quick(engine_pool, monkeypatch):
         def close(self):
             """The pool closes it."""
 
-    def borrow(name, *, ram_bytes=16 << 20, **options):
-        return Borrowed(engine_pool.borrow("pysim" if name == "auto" else name, ram_bytes=ram_bytes))
+    def borrow(name, *, config=Config(), **options):
+        return Borrowed(engine_pool.borrow("pysim" if name == "auto" else name, config=config))
 
     monkeypatch.setattr(sim.machine, "open_engine", borrow)
     monkeypatch.setattr(sim.cli.run, "open_engine", borrow)

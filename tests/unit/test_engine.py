@@ -5,6 +5,7 @@ import random
 import pytest
 from toy_soc import Op, ToySoc, line
 
+from hw.config import Config
 from sim.engine import EngineError, Recording, StopOn, StopReason, open_engine
 
 RAM = 1 << 16
@@ -14,7 +15,7 @@ ENGINES = ("pysim", "compiled")
 
 
 def new(name, program=(), *, harts=1, **options):
-    engine = open_engine(name, harts=harts, ram_bytes=RAM, soc_factory=ToySoc, **options)
+    engine = open_engine(name, harts=harts, config=Config(ram_bytes=RAM), soc_factory=ToySoc, **options)
     engine.write_mem(0, b"".join(program))
     return engine
 

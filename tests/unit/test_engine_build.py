@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from toy_soc import ToySoc
 
+from hw.config import Config, Vendor
 from sim import build
 from sim.engine import EngineUnavailable, open_engine
 
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def open_toy(name="compiled"):
-    return open_engine(name, ram_bytes=1 << 16, soc_factory=ToySoc)
+    return open_engine(name, config=Config(ram_bytes=1 << 16), soc_factory=ToySoc)
 
 
 def test_unknown_name():
@@ -53,8 +54,8 @@ def test_a_folder_that_cannot_be_made(monkeypatch, tmp_path):
 
 
 def test_two_processes_build_one_library(tmp_path):
-    code = "from toy_soc import ToySoc; from sim.engine import open_engine; "
-    code += "print(open_engine('compiled', ram_bytes=1 << 16, soc_factory=ToySoc).run(10).cycles)"
+    code = "from toy_soc import ToySoc; from sim.engine import open_engine; from hw.config import Config; "
+    code += "print(open_engine('compiled', config=Config(ram_bytes=1 << 16), soc_factory=ToySoc).run(10).cycles)"
     environment = {**os.environ, "KPHW_BUILD": str(tmp_path), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'unit'}"}
     started = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) for _ in (1, 2)
@@ -64,6 +65,11 @@ def test_two_processes_build_one_library(tmp_path):
     assert not list(tmp_path.glob("*.*/")), "no work folder is left"
 
 
+def test_every_parameter_of_the_hardware_is_in_the_key():
+    configs = [Config(), Config(ram_bytes=1 << 20), Config(vendor=Vendor.AMD)]
+    assert len({build.source_key(1, config) for config in configs}) == len(configs)
+
+
 def test_the_design_decides_the_library():
-    small, again, large = (build.build_library(partial(ToySoc, 1, size)) for size in (1 << 16, 1 << 16, 1 << 17))
+    small, again, large = (build.build_library(partial(ToySoc, 1, Config(size))) for size in (1 << 16, 1 << 16, 1 << 17))
     assert small == again != large

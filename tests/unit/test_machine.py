@@ -6,6 +6,7 @@ import pytest
 from toy_soc import Op, ToySoc, line
 
 from hw.bus import HIGH_BASE
+from hw.config import Config
 from kprobes import HandlerError, Kprobe, PtRegs
 from sim.engine import EngineError, Recording, StopOn, StopReason
 from sim.events import Console, Deliver, EventLog, Exit, Iret, ProbePhase, Retire, Trap, TrapPortCall
@@ -23,7 +24,7 @@ def toy(request):
     machines = []
 
     def make(program, **options):
-        machine = Machine(engine=request.param, ram_bytes=RAM, soc_factory=ToySoc, **options)
+        machine = Machine(engine=request.param, config=Config(ram_bytes=RAM), soc_factory=ToySoc, **options)
         machine.load(0, b"".join(program))
         machines.append(machine)
         return machine

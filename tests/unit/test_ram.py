@@ -9,6 +9,7 @@ from amaranth.sim import Simulator
 from test_engine import DATA, RAM, new, random_program, registers
 from toy_soc import ToySoc
 
+from hw.config import Config
 from hw.ram import Ram, check_parameters
 from sim.engine import Recording, StopOn, open_engine
 
@@ -19,7 +20,7 @@ class Reference:
     def __init__(self, program, harts, latency, wait_seed):
         self.domain, top = ClockDomain("sync"), Module()
         top.domains += self.domain
-        top.submodules.soc = self.soc = ToySoc(harts, RAM)
+        top.submodules.soc = self.soc = ToySoc(harts, Config(RAM))
         top.submodules.ram = self.ram = Ram(harts, RAM, latency, wait_seed)
         for hart in range(harts):
             for port in (f"h{hart}_fetch", f"h{hart}_data"):
@@ -94,8 +95,8 @@ def test_wait_patterns_differ_but_results_do_not(engine):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"ram_bytes": 5000}, "power of two"),
-        ({"ram_bytes": 1024}, "power of two"),
+        ({"config": Config(ram_bytes=5000)}, "power of two"),
+        ({"config": Config(ram_bytes=1024)}, "power of two"),
         ({"latency": 0}, "latency must be 1 to"),
         ({"latency": 33}, "latency must be 1 to"),
     ],
@@ -105,4 +106,4 @@ def test_parameters(engine, options, message):
     with pytest.raises(ValueError, match=message):
         open_engine(engine, soc_factory=ToySoc, **options)
     with pytest.raises(ValueError, match=message):
-        check_parameters(**{"ram_bytes": RAM, "latency": 1} | options)
+        check_parameters(options.get("config", Config()).ram_bytes, options.get("latency", 1))

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from hw.config import Config
 from sim import vectors
 from sim.vectorfile import VectorsError, load, parse
 
@@ -71,7 +72,7 @@ def changed(vector: dict, path: str, value: object) -> dict:
 
 @pytest.fixture
 def lines(engine_pool):
-    runner = vectors.Runner(engine_pool.borrow("pysim", ram_bytes=vectors.RAM_BYTES))
+    runner = vectors.Runner(engine_pool.borrow("pysim", config=Config(ram_bytes=vectors.RAM_BYTES)))
     return lambda *items: [o.line() for o in runner.run(parse(list(items))) if o.differences]
 
 

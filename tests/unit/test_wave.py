@@ -9,6 +9,7 @@ from toy_soc import Op, ToySoc, line
 from vcd.reader import TokenKind, tokenize
 
 from hw.bus import STAGES
+from hw.config import Config
 from sim import wave
 from sim.disasm import Disassembler, Trace, flag_text, vector_name
 from sim.engine import EngineUnavailable
@@ -136,7 +137,7 @@ def test_the_bytes_are_those_that_reached_w_next():
 @pytest.fixture(scope="module")
 def run():
     """A run that ends with #UD, which finds no IDT: its machine, its recorder."""
-    machine = Machine(engine="pysim", ram_bytes=1 << 16)
+    machine = Machine(engine="pysim", config=Config(ram_bytes=1 << 16))
     machine.load(BASE, CODE)
     recorder = WaveRecorder(machine, ("all",))
     recorder.window()
@@ -280,7 +281,7 @@ def test_kanata(run, tmp_path):
 def toy_vcd(engine):
     program = [line(Op.IMM, 1, imm64=7), line(Op.CALL, 1, imm32=3), line(Op.TRAP, imm32=6, imm64=0x40), line(Op.NOP)]
     program += [line(Op.OUT, 1), line(Op.STORE, 1), line(Op.EXIT, imm32=7)]
-    with Machine(engine=engine, ram_bytes=1 << 16, soc_factory=ToySoc) as machine:
+    with Machine(engine=engine, config=Config(ram_bytes=1 << 16), soc_factory=ToySoc) as machine:
         machine.mem.write(0, b"".join(program))
         recorder = WaveRecorder(machine, ("all",))
         recorder.window(2, 15)

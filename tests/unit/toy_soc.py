@@ -14,6 +14,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from hw.bus import DataBus, DebugPort, FetchBus, IrqPort, PipePort, RetirePort, TrapPort
+from hw.config import Config
 from hw.isa.facts import EventClass
 
 
@@ -235,8 +236,8 @@ class ToyHart(wiring.Component):
 
 
 class ToySoc(wiring.Component):
-    def __init__(self, harts=1, ram_bytes=1 << 16):
-        self.harts, self._ram_bytes = harts, ram_bytes
+    def __init__(self, harts=1, config=Config(ram_bytes=1 << 16)):
+        self.harts, self._ram_bytes = harts, config.ram_bytes
         ports = {}
         for i in range(harts):
             ports |= {
