@@ -53,7 +53,8 @@ distclean: clean ## remove .venv as well
 	rm -rf $(VENV)
 
 # --- set-up ---
-# Needed: Python 3.11 with venv, gcc with the C headers. Wanted: g++ for the compiled engine, iverilog for tests/cocotb.
+# Needed: Python 3.11 with venv, gcc with the C headers. Wanted: g++ for the compiled engine, iverilog for tests/cocotb,
+# QEMU for tests/system.
 
 define SETUP
 set -e
@@ -70,6 +71,7 @@ command -v gcc >/dev/null || need gcc
 echo '#include <stdio.h>' | gcc -E - >/dev/null 2>&1 || need libc6-dev
 command -v g++ >/dev/null || need g++
 command -v iverilog >/dev/null || need iverilog
+command -v qemu-system-x86_64 >/dev/null || need qemu-system-x86
 libpython || need libpython3.$$($(PYTHON) -c 'import sys; print(sys.version_info[1])' 2>/dev/null || echo 11)
 if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 	echo "setup: installing Debian packages:$$missing"
@@ -88,6 +90,7 @@ have gcc || { echo "setup: gcc is missing: guests are built with it. Install it,
 have g++ || echo "setup: g++ is missing: no compiled engine, its tests are skipped. To have it, as root: apt-get install g++"
 libpython || echo "setup: libpython is missing: tests/cocotb is skipped. To have it, $$how"
 have iverilog || echo "setup: iverilog is missing: tests/cocotb is skipped. To have it, as root: apt-get install iverilog"
+have qemu-system-x86_64 || echo "setup: QEMU is missing: its tests are skipped. To have it, as root: apt-get install qemu-system-x86"
 [ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear $(VENV)
 echo "setup: installing Python packages into $(VENV)"
 $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[export,dev]' </dev/null

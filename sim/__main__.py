@@ -52,8 +52,9 @@ def _errors() -> tuple[type[Exception], ...]:
     from sim.engine import EngineUnavailable
     from sim.guestbuild import GuestBuildError
     from sim.memory import GuestMemoryError
+    from sim.qemu import QemuError
 
-    return UserError, *REFUSALS, ImageError, EngineUnavailable, GuestBuildError, GuestMemoryError
+    return UserError, *REFUSALS, ImageError, EngineUnavailable, GuestBuildError, GuestMemoryError, QemuError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

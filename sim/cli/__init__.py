@@ -8,6 +8,7 @@ loaded when their command is given, so that help and mistakes cost nothing.
 COMMANDS = {
     "run": "run a guest, or the demo, with probes, and show every hit",
     "vectors": "run architectural test vectors and compare",
+    "qemu": "run a guest on QEMU, for another opinion",
     "table": "list the instructions of the core",
     "engines": "list the engines and what each can do here",
     "bench": "measure cycles per instruction, of traps, and per second",

@@ -38,6 +38,7 @@ _TOOLS = (
     ("make", None, "make run, make test", "make", False),
     ("iverilog", None, "cocotb testbench", "iverilog", False),
     ("verilator", None, "cocotb testbench, faster", "verilator", False),
+    ("qemu-system-x86_64", None, "kphw qemu: another opinion", "qemu-system-x86", False),
     ("vcd2fst", None, "small waveforms (.fst)", "gtkwave", False),
     ("gtkwave", None, "shows waveforms", "gtkwave", False),
 )
