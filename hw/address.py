@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
-from hw.bus import DEVICE_PHYS, PHYS_BITS
+from hw.bus import PHYS_BITS
 from hw.handshake import has_room, register_output
 from hw.isa.facts import Vector
 from hw.regfile import Bypass, forward
@@ -134,7 +134,6 @@ class AddressStage(Component):
             pending.eq(self.store_m | self.store_x | self.store_w),
             conflict.eq(olders[0].conflict | olders[1].conflict | olders[2].conflict),
         ]
-        device = translate.pa[12:] == DEVICE_PHYS >> 12
 
         out = Signal(Addressed)
         fault = Signal()
@@ -170,7 +169,7 @@ class AddressStage(Component):
         m.d.comb += [
             slot.eq(has_room(self.o)),
             self.request.eq(
-                self.i.valid & load & ~fault & ~wait & slot & ~self.kill & ~conflict & ~(device & pending)
+                self.i.valid & load & ~fault & ~wait & slot & ~self.kill & ~conflict & ~(translate.device & pending)
             ),
             self.request_pa.eq(translate.pa),
             self.request_size.eq(u.msize),

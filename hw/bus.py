@@ -16,6 +16,9 @@ DEVICE_VIRT = 0xFFFFFFFFFE000000
 #: Where RAM appears a second time (where kernels are linked).
 HIGH_BASE = 0xFFFFFFFF80000000
 
+#: Physical and virtual address of the page of a hart's local interrupt controller (SDM vol. 3, 10.4.1).
+APIC_BASE = 0xFEE00000
+
 #: Offset in the device page of the word that says whether the last trap was handled.
 TRAP_RESULT = 0x800
 
@@ -98,6 +101,34 @@ class TrapPort(Signature):
         super().__init__({"req": Out(1), "vector": Out(8), "addr": Out(64), "done": In(1), "handled": In(1)})
 
 
+class ApicPort(Signature):
+    """What a hart and its interrupt controller tell each other beside interrupts.
+
+    Members (core's side)
+    ---------------------
+    enable : IA32_APIC_BASE.EN. cr8_we, cr8 : CR8 is written in this cycle. tpr : the task priority, of which CR8 is bits 7 to 4.
+    armed : the timer counts and will interrupt.
+    """
+
+    def __init__(self):
+        super().__init__({"enable": Out(1), "cr8_we": Out(1), "cr8": Out(4), "tpr": In(8), "armed": In(1)})
+
+
+class RegisterPort(Signature):
+    """Registers of 32 bits in a page of their own, one every 16 bytes.
+
+    Members (initiator's side)
+    --------------------------
+    offset : of the access in the page. write, wdata : a store in this cycle. read : a load in this cycle.
+    rdata : the register, combinational.
+    """
+
+    def __init__(self):
+        super().__init__(
+            {"offset": Out(12), "write": Out(1), "wdata": Out(32), "read": Out(1), "rdata": In(32)}
+        )
+
+
 class IoPort(Signature):
     """Port input and output of a hart: `out` at retirement, `in` when nothing older is in flight.
 
@@ -129,7 +160,7 @@ class DebugPort(Signature):
     rdata : its value, combinational.
     we, wdata : writes it at the clock edge and refetches from rip. Only when boundary is high.
     boundary : the last retired uop ended an instruction; the registers are those between two instructions.
-    halted : the hart sleeps in hlt. shutdown : it stopped on a triple fault; only reset leaves that state.
+    halted : the hart sleeps in hlt, and no timer of its own will wake it. shutdown : it stopped on a triple fault; only reset leaves that state.
     """
 
     def __init__(self):

@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib.wiring import Component, Out, connect, flipped
 
 from hw.address import AddressStage
-from hw.bus import DataBus, DebugPort, FetchBus, IoPort, IrqPort, PipePort, RetirePort
+from hw.bus import ApicPort, DataBus, DebugPort, FetchBus, IoPort, IrqPort, PipePort, RetirePort
 from hw.config import Config
 from hw.decode import Decode
 from hw.execute import ExecuteStage
@@ -34,6 +34,7 @@ class Core(Component):
                 "fetch": Out(FetchBus()),
                 "data": Out(DataBus()),
                 "irq": Out(IrqPort()),
+                "apic": Out(ApicPort()),
                 "io": Out(IoPort()),
                 "dbg": Out(DebugPort()),
                 "retire": Out(RetirePort()),
@@ -162,6 +163,11 @@ class Core(Component):
             x.rflags.eq(w.rflags),
             x.tsc.eq(w.tsc),
             x.older.eq(w.busy),
+            self.apic.enable.eq(system.apic_base[11]),
+            self.apic.cr8_we.eq(system.cr8_we),
+            self.apic.cr8.eq(system.wdata),
+            system.tpr.eq(self.apic.tpr),
+            w.armed.eq(self.apic.armed),
             system.read.eq(x.sysreg),
             x.sysreg_data.eq(system.read_data),
             gates.cpl.eq(w.cpl),

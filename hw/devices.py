@@ -3,7 +3,7 @@
 from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib.wiring import Component, In, Out
 
-from hw.bus import DEVICE_PHYS, TRAP_RESULT, DataBus, IoPort, TrapPort
+from hw.bus import APIC_BASE, DEVICE_PHYS, TRAP_RESULT, DataBus, IoPort, RegisterPort, TrapPort
 
 CONSOLE_PORT = 0xE9
 EXIT_PORT = 0xF4
@@ -46,48 +46,66 @@ class Devices(Component):
         return m
 
 
+#: Loads that memory may owe at once, those of dropped paths included: what its longest latency and the core's shortest
+#: time between two dropped loads allow, generously.
+_OWED = 63
+
+
 class DeviceBus(Component):
-    """Splits a hart's data bus: the device page goes to the TrapPort, the rest to memory.
+    """Splits a hart's data bus: the device page goes to the TrapPort, the page of the interrupt controller to its registers,
+    the rest to memory.
 
     A store to device page + 8 * vector raises the TrapPort and is held until ``trap.done``; a load of `TRAP_RESULT` gives
-    what ``handled`` said. The core never has a load and a device store in flight at once.
+    what ``handled`` said. A load from a device waits until memory owes no answer, so that answers keep their order.
 
     Members
     -------
-    core : from the hart. memory : to RAM. trap : to the runtime.
+    core : from the hart. memory : to RAM. trap : to the runtime. apic : to the interrupt controller.
     """
 
     core: In(DataBus())
     memory: Out(DataBus())
     trap: Out(TrapPort())
+    apic: Out(RegisterPort())
 
     def elaborate(self, platform):
         m = Module()
-        core, memory, trap = self.core, self.memory, self.trap
-        device = Signal()
-        store, load = Signal(), Signal()
-        handled, answer = Signal(), Signal()
+        core, memory, trap, apic = self.core, self.memory, self.trap, self.apic
+        page = core.req_addr[12:]
+        to_trap, to_apic, device = Signal(), Signal(), Signal()
+        owed, free, ready, loads = Signal(range(_OWED + 1)), Signal(), Signal(), Signal()
         m.d.comb += [
-            device.eq(core.req_addr[12:] == DEVICE_PHYS >> 12),
-            store.eq(core.req_valid & device & core.req_write),
-            load.eq(core.req_valid & device & ~core.req_write),
+            to_trap.eq(page == DEVICE_PHYS >> 12),
+            to_apic.eq(page == APIC_BASE >> 12),
+            device.eq(to_trap | to_apic),
             memory.req_valid.eq(core.req_valid & ~device),
             memory.req_addr.eq(core.req_addr),
             memory.req_size.eq(core.req_size),
             memory.req_write.eq(core.req_write),
             memory.req_data.eq(core.req_data),
             memory.req_lock.eq(core.req_lock),
-            core.req_ready.eq(Mux(device, Mux(core.req_write, trap.done, 1), memory.req_ready)),
-            core.resp_valid.eq(memory.resp_valid | answer),
-            core.resp_data.eq(Mux(answer, handled, memory.resp_data)),
-            trap.req.eq(store),
+            free.eq(owed == memory.resp_valid),  # what is owed comes in this cycle
+            ready.eq(Mux(core.req_write, to_apic | trap.done, free)),
+            core.req_ready.eq(Mux(device, ready, memory.req_ready)),
+            trap.req.eq(core.req_valid & to_trap & core.req_write),
             trap.vector.eq(core.req_addr[3:11]),
             trap.addr.eq(core.req_data),
+            apic.offset.eq(core.req_addr[:12]),
+            apic.write.eq(core.req_valid & to_apic & core.req_write),
+            apic.wdata.eq(core.req_data),
+            apic.read.eq(core.req_valid & to_apic & ~core.req_write & free),
+            loads.eq(memory.req_valid & memory.req_ready & ~core.req_write),
         ]
-        result = Signal()
+        m.d.sync += owed.eq(owed + loads - memory.resp_valid)
+
+        result, answer, value = Signal(), Signal(), Signal(32)
         with m.If(trap.req & trap.done):
             m.d.sync += result.eq(trap.handled)
-        m.d.sync += [answer.eq(load), handled.eq(result & (core.req_addr[:12] == TRAP_RESULT))]
+        m.d.sync += answer.eq(core.req_valid & device & ~core.req_write & free)
+        with m.If(device):
+            m.d.sync += value.eq(Mux(to_apic, apic.rdata, result & (core.req_addr[:12] == TRAP_RESULT)))
+        m.d.comb += [
+            core.resp_valid.eq(memory.resp_valid | answer),
+            core.resp_data.eq(Mux(answer, value, memory.resp_data)),
+        ]
         return m
-
-

@@ -271,12 +271,13 @@ class ExecuteStage(Component):
                 out.u.fault.error.eq(code),
             ]
 
-        # an `in` waits until it is the oldest
+        # an `in` waits until it is the oldest, and so does a read of CR8: an older store may change the task priority
         is_in = op == Op.IN
+        waits = is_in | ((op == Op.RDSYS) & (u.sysreg == SysReg.CR8))
         done = Signal()
         fire = Signal()
         m.d.comb += [
-            done.eq((~is_muldiv | muldiv.done | u.fault.valid) & ~(is_in & self.older)),
+            done.eq((~is_muldiv | muldiv.done | u.fault.valid) & ~(waits & self.older)),
             fire.eq(holds & done & has_room(self.o) & ~self.kill),
             self.i.ready.eq(fire),
             gates.fire.eq(fire & ~u.fault.valid & ~gates.fault),

@@ -35,7 +35,7 @@ class RetireStage(Component):
     out_valid, out_port, out_size, out_data : an `out` retires.
     stored_page : physical page of the store of the cycle before, if there was one. code_page : bytes of that page had been
     fetched by then and have not retired: they are fetched again before anything of them can retire.
-    gate_trap, gate_cpl, gate_selector, gate_switch : what the delivery found in its gate.
+    armed : a timer will interrupt. gate_trap, gate_cpl, gate_selector, gate_switch : what the delivery found in its gate.
     """
 
     def __init__(self):
@@ -76,6 +76,7 @@ class RetireStage(Component):
                 "gate_trap": In(1),
                 "gate_cpl": In(2),
                 "gate_selector": In(16),
+                "armed": In(1),
                 "irq": Out(IrqPort()),
                 "dbg": Out(DebugPort()),
                 "retire": Out(RetirePort()),
@@ -269,7 +270,7 @@ class RetireStage(Component):
         ]
         self._debug(m, rflags, rip, system, boundary, step, shadow, halted)
         self._show(m, d, u, commit, ends, rip, after, trap)
-        m.d.comb += [self.dbg.halted.eq(halted), self.dbg.shutdown.eq(trap.shutdown)]
+        m.d.comb += [self.dbg.halted.eq(halted & ~(self.armed & rflags[RFlag.IF])), self.dbg.shutdown.eq(trap.shutdown)]
         return m
 
     def _load_flags(self, m, after, arithmetic, image, cpl, u):

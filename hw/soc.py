@@ -7,6 +7,7 @@ from hw.bus import DataBus, DebugPort, FetchBus, IrqPort, PipePort, RetirePort, 
 from hw.config import Config
 from hw.core import Core
 from hw.devices import DeviceBus, Devices
+from hw.lapic import Lapic
 
 
 class Soc(Component):
@@ -44,11 +45,16 @@ class Soc(Component):
             m.submodules[f"h{i}"] = core = Core(self.config)
             m.submodules[f"bus{i}"] = bus = DeviceBus()
             m.submodules[f"devices{i}"] = devices = Devices()
+            m.submodules[f"apic{i}"] = apic = Lapic(i)
             connect(m, core=core.data, bus=bus.core)
             connect(m, core=core.io, devices=devices.io)
             connect(m, bus=bus.memory, port=flipped(getattr(self, f"h{i}_data")))
+            connect(m, bus=bus.apic, apic=apic.registers)
+            connect(m, core=core.irq, apic=apic.hart)
+            connect(m, apic=apic.outside, port=flipped(getattr(self, f"h{i}_irq")))
+            connect(m, core=core.apic, apic=apic.core)
             connect(m, bus=bus.trap, port=flipped(getattr(self, f"h{i}_trap")))
-            for name in ("fetch", "irq", "dbg", "retire", "pipe"):
+            for name in ("fetch", "dbg", "retire", "pipe"):
                 connect(m, core=getattr(core, name), port=flipped(getattr(self, f"h{i}_{name}")))
             m.d.comb += [
                 self.console_valid.eq(devices.console_valid),

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from amaranth.hdl import Module, Signal
 from amaranth.lib.wiring import Component, In, Out
 
+from hw.bus import APIC_BASE
 from hw.isa.facts import SysReg
 
 ALL = (1 << 64) - 1
@@ -25,7 +26,6 @@ ROWS = (
     SysRow(SysReg.CR2, ALL),
     SysRow(SysReg.CR3, ALL),
     SysRow(SysReg.CR4, 0x007FFFFF, 0x20),
-    SysRow(SysReg.CR8, 0xF),
     SysRow(SysReg.ES, 0xFFFF, 0x10),
     SysRow(SysReg.CS, 0xFFFF, 0x08),
     SysRow(SysReg.SS, 0xFFFF, 0x10),
@@ -50,6 +50,7 @@ ROWS = (
     SysRow(SysReg.KERNEL_GS_BASE, ALL),
     SysRow(SysReg.EFER, 0xD01, 0x500),
     SysRow(SysReg.LDTR, 0xFFFF),
+    SysRow(SysReg.APIC_BASE, 0x800, APIC_BASE | 0x900, APIC_BASE | 0x100),
 )
 
 #: DR6 bits that the trap logic sets or rewrites.
@@ -66,6 +67,7 @@ class SysRegs(Component):
     we, waddr, wdata : a write at the clock edge. swapgs : exchanges the two GS bases.
     fault_we, cr2 : records a page fault's address. step_we : a single step is delivered: DR6.BS set, B0-3 cleared.
     deliver_we, cs, ss, ss_we : selectors after a delivery; db : it was a #DB, which clears DR7.GD.
+    tpr, cr8_we : CR8 is a half of the interrupt controller's task priority, and a write of it goes there.
     NAME : the value of each register that other parts watch, in lower case.
     """
 
@@ -81,6 +83,7 @@ class SysRegs(Component):
         SysReg.TR_LIMIT,
         SysReg.FS_BASE,
         SysReg.GS_BASE,
+        SysReg.APIC_BASE,
     )
 
     def __init__(self):
@@ -102,6 +105,8 @@ class SysRegs(Component):
                 "new_ss": In(16),
                 "ss_we": In(1),
                 "db": In(1),
+                "tpr": In(8),
+                "cr8_we": Out(1),
             }
             | {reg.name.lower(): Out(64) for reg in self.WATCHED}
         )
@@ -114,6 +119,9 @@ class SysRegs(Component):
                 for row in ROWS:
                     with m.Case(row.reg):
                         m.d.comb += data.eq(value[row.reg])
+                with m.Case(SysReg.CR8):
+                    m.d.comb += data.eq(self.tpr[4:])
+        m.d.comb += self.cr8_we.eq(self.we & (self.waddr == SysReg.CR8))
         with m.If(self.we), m.Switch(self.waddr):
             for row in ROWS:
                 with m.Case(row.reg):

@@ -293,6 +293,7 @@ class SysReg(IntEnum):
     KERNEL_GS_BASE = 32
     EFER = 33
     LDTR = 34
+    APIC_BASE = 35
 
 
 class DebugReg(IntEnum):

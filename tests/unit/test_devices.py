@@ -2,7 +2,7 @@
 
 import pytest
 
-from hw.bus import DEVICE_PHYS, TRAP_RESULT
+from hw.bus import APIC_BASE, DEVICE_PHYS, TRAP_RESULT
 from hw.devices import CONSOLE_PORT, EXIT_PORT, UART_PORT, UART_READY, UART_STATUS, DeviceBus, Devices
 from tests.unit.opbench import simulate
 
@@ -53,6 +53,42 @@ def request(ctx, dut, addr=None, write=0, data=0, size=3, lock=0):
         ctx.set(getattr(core, f"req_{name}"), value)
 
 
+def test_device_loads_wait_for_memory():
+    """An answer that memory owes, if only to a dropped load, comes before a device's."""
+
+    async def test(ctx, dut):
+        ctx.set(dut.memory.req_ready, 1)
+        request(ctx, dut, 0x1000)
+        await ctx.tick()
+        request(ctx, dut, APIC_BASE + 0x30)
+        ctx.set(dut.apic.rdata, 0x50014)
+        for _ in range(5):
+            assert not ctx.get(dut.core.req_ready) and not ctx.get(dut.apic.read) and not ctx.get(dut.core.resp_valid)
+            await ctx.tick()
+        ctx.set(dut.memory.resp_valid, 1)
+        ctx.set(dut.memory.resp_data, 7)
+        assert ctx.get(dut.core.resp_data) == 7
+        assert ctx.get(dut.core.req_ready) and ctx.get(dut.apic.read)
+        await ctx.tick()
+        ctx.set(dut.memory.resp_valid, 0)
+        request(ctx, dut)
+        assert ctx.get(dut.core.resp_valid) and ctx.get(dut.core.resp_data) == 0x50014
+
+    bus_test(test)
+
+
+def test_the_interrupt_controller_takes_stores_at_once():
+    async def test(ctx, dut):
+        request(ctx, dut, APIC_BASE + 0xB0, 1, 0x1_0000_0005, 2)
+        assert ctx.get(dut.core.req_ready) and ctx.get(dut.apic.write) and not ctx.get(dut.memory.req_valid)
+        assert not ctx.get(dut.trap.req)
+        assert (ctx.get(dut.apic.offset), ctx.get(dut.apic.wdata)) == (0xB0, 5)
+        request(ctx, dut)
+        assert not ctx.get(dut.apic.write)
+
+    bus_test(test)
+
+
 def bus_test(test):
     dut = DeviceBus()
 
@@ -64,6 +100,7 @@ def bus_test(test):
 
 def test_memory_requests_pass_through(rng):
     async def test(ctx, dut):
+        owed = 0
         for _ in range(300):
             fields = dict(
                 addr=rng.choice((rng.getrandbits(24), DEVICE_PHYS - 8, DEVICE_PHYS + 4096, 0)),
@@ -73,7 +110,8 @@ def test_memory_requests_pass_through(rng):
                 lock=rng.getrandbits(1),
             )
             request(ctx, dut, **fields)
-            ready, answer, data = rng.getrandbits(1), rng.getrandbits(1), rng.getrandbits(64)
+            ready, answer, data = rng.getrandbits(1), owed > 0 and rng.getrandbits(1), rng.getrandbits(64)
+            owed += (ready and not fields["write"]) - answer
             ctx.set(dut.memory.req_ready, ready)
             ctx.set(dut.memory.resp_valid, answer)
             ctx.set(dut.memory.resp_data, data)

@@ -13,7 +13,6 @@ FACTS = {
     "CR2": (0, M64, 0),
     "CR3": (0, M64, 0),
     "CR4": (0x20, 0x7FFFFF, 0),
-    "CR8": (0, 0xF, 0),
     "ES": (0x10, _16, 0),
     "CS": (0x08, _16, 0),
     "SS": (0x10, _16, 0),
@@ -37,6 +36,7 @@ FACTS = {
     "FS_BASE": (0, M64, 0),
     "GS_BASE": (0, M64, 0),
     "KERNEL_GS_BASE": (0, M64, 0),
+    "APIC_BASE": (0xFEE00900, 0x800, 0xFEE00100),  # the page, EN, BSP
     "EFER": (0x500, 0xD01, 0),  # NXE LMA LME SCE
 }
 EVENTS = ("we", "swapgs", "fault_we", "step_we", "deliver_we")
@@ -84,7 +84,22 @@ def run(test):
 
 
 def test_every_register_has_a_row():
-    assert {row.reg for row in ROWS} == set(SysReg) == {SysReg[name] for name in FACTS}
+    assert {row.reg for row in ROWS} == set(SysReg) - {SysReg.CR8} == {SysReg[name] for name in FACTS}
+
+
+def test_cr8_is_in_the_interrupt_controller():
+    async def test(model):
+        model.ctx.set(model.dut.tpr, 0xA5)
+        model.ctx.set(model.dut.read, SysReg.CR8)
+        assert model.ctx.get(model.dut.read_data) == 0xA
+        for reg in (SysReg.CR8, SysReg.CR4):
+            model.ctx.set(model.dut.we, 1)
+            model.ctx.set(model.dut.waddr, reg)
+            assert model.ctx.get(model.dut.cr8_we) == (reg == SysReg.CR8)
+            model.ctx.set(model.dut.we, 0)
+            assert not model.ctx.get(model.dut.cr8_we)
+
+    run(test)
 
 
 @pytest.mark.parametrize("name", FACTS)

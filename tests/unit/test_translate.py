@@ -5,7 +5,7 @@ import gc
 import pytest
 from amaranth.hdl import Cat
 
-from hw.bus import DEVICE_PHYS, DEVICE_VIRT, HIGH_BASE
+from hw.bus import APIC_BASE, DEVICE_PHYS, DEVICE_VIRT, HIGH_BASE
 from hw.translate import Translate
 from tests.unit.opbench import M64, simulate
 
@@ -14,7 +14,8 @@ SIZES = (1 << 16, 16 << 20, 1 << 30)
 
 def place(la: int, ram: int) -> int | None:
     """Physical address of one byte, or None."""
-    for base, size, physical in ((0, ram, 0), (HIGH_BASE, ram, 0), (DEVICE_VIRT, 4096, DEVICE_PHYS)):
+    regions = (0, ram, 0), (HIGH_BASE, ram, 0), (DEVICE_VIRT, 4096, DEVICE_PHYS), (APIC_BASE, 4096, APIC_BASE)
+    for base, size, physical in regions:
         if base <= la < base + size:
             return physical + la - base
     return None
@@ -27,7 +28,7 @@ def expected(la: int, last: int, ram: int) -> tuple:
     for byte in range(la, la + last + 1):
         if place(byte, ram) is None:  # the first byte that faults
             return 0, 1, byte, None, None
-    return 0, 0, None, place(la, ram), int(DEVICE_VIRT <= la < DEVICE_VIRT + 4096)
+    return 0, 0, None, place(la, ram), int((la >> 12) in (DEVICE_VIRT >> 12, APIC_BASE >> 12))
 
 
 def check(ram: int, todo) -> None:
@@ -50,6 +51,7 @@ def check(ram: int, todo) -> None:
 def test_boundaries(ram):
     """Accesses of 1 to 16 bytes around every address where something begins or ends."""
     edges = (0, ram, 2 * ram, 1 << 32, DEVICE_PHYS, HIGH_BASE, HIGH_BASE + ram, DEVICE_VIRT, DEVICE_VIRT + 4096)
+    edges += (APIC_BASE, APIC_BASE + 4096)
     edges += (*(1 << n for n in (31, 40, 46, 47, 48, 52, 62, 63)), (1 << 64) - (1 << 47))
     near = [(edge + offset & M64, last) for edge in edges for offset in range(-17, 18) for last in (0, 1, 3, 7, 15)]
     check(ram, [(la, last) for la, last in near if la + last <= M64])
@@ -57,7 +59,7 @@ def test_boundaries(ram):
 
 @pytest.mark.parametrize("ram", SIZES)
 def test_random_addresses(ram, rng):
-    bases = (0, HIGH_BASE, DEVICE_VIRT, DEVICE_PHYS, 1 << 47, M64 + 1 - (1 << 47))
+    bases = (0, HIGH_BASE, DEVICE_VIRT, DEVICE_PHYS, APIC_BASE, 1 << 47, M64 + 1 - (1 << 47))
     todo = []
     for _ in range(1500):
         la = rng.choice((rng.getrandbits(64), rng.choice(bases) + rng.randrange(-ram, 2 * ram) & M64))
