@@ -106,7 +106,8 @@ class ApicPort(Signature):
 
     Members (core's side)
     ---------------------
-    enable : IA32_APIC_BASE.EN. cr8_we, cr8 : CR8 is written in this cycle. tpr : the task priority, of which CR8 is bits 7 to 4.
+    enable : IA32_APIC_BASE.EN. cr8_we, cr8 : CR8 is written in this cycle.
+    tpr : the task priority, of which CR8 is bits 7 to 4.
     armed : the timer counts and will interrupt.
     """
 
@@ -160,7 +161,8 @@ class DebugPort(Signature):
     rdata : its value, combinational.
     we, wdata : writes it at the clock edge and refetches from rip. Only when boundary is high.
     boundary : the last retired uop ended an instruction; the registers are those between two instructions.
-    halted : the hart sleeps in hlt, and no timer of its own will wake it. shutdown : it stopped on a triple fault; only reset leaves that state.
+    halted : the hart sleeps in hlt, and no timer of its own will wake it.
+    shutdown : it stopped on a triple fault; only reset leaves that state.
     """
 
     def __init__(self):
