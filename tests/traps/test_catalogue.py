@@ -7,8 +7,7 @@ from pathlib import Path
 NOT_YET = {
     36: "the accessed bit of a code descriptor is not written; tables must have it set",
     52: "syscall is not in the instruction table",
-    **{n: "needs CPL 3" for n in (11, 12, 13, 14, 16, 17, 24, 28, 29, 76, 77, 78, 79, 85, 121)},
-    **{n: "needs CPL 3" for n in (125, 129, 131, 134, 136, 175, 189, 191)},
+    **{n: "syscall and sysret are not in the instruction table" for n in (76, 77, 78, 79)},
     **{n: "lss is not in the instruction table" for n in (65, 66)},
     87: "CR4.DE is not looked at: dr4 and dr5 are always dr6 and dr7",
     **{n: "debug register breakpoints and general detect" for n in range(92, 121)},
@@ -23,9 +22,8 @@ NOT_YET = {
 
 #: Scenarios that rows test only in part, and what is missing.
 PARTLY = {
-    15: "only ext and the missing gate: the gate's privilege needs CPL 3",
     53: "only the image: the fix-up is a matter of the runtime (tests/kprobes)",
-    130: "at CPL 0 only",
+    134: "the kernel's data segments stay loaded",
     133: "without a breakpoint at the target",
     135: "a frame beyond RAM: there is no paging",
 }

@@ -6,7 +6,7 @@ Programs are text for the assembler at `CODE`. A label ``h3`` becomes the handle
     #GP(1a)@start RF TF -IF / -TF ; #BP@n
 
 is a #GP with error code 0x1a and the saved rip ``start``; RF and TF set, IF clear in the saved flags, TF clear in the
-handler; then a #BP. ``v33`` is vector 33, ``@*`` any rip.
+handler; then a #BP. ``v33`` is vector 33, ``@*`` any rip. Programs start at CPL 0; with ``**USER`` at CPL 3.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ IST = {k: 0x8000 + 0x1000 * k for k in range(1, 8)}
 
 #: Selectors of the descriptor table.
 CODE64, DATA, TR, CODE32, CODE_NP, CODE_DPL3, DATA_DPL3, READ_ONLY, DATA_NP = 8, 16, 24, 40, 48, 56, 64, 72, 80
+CODE_CONFORMING, DATA_DPL3_NP = 0x78, 0x80
+STAR_USER = 0x88  # sysret adds 8 for SS and 16 for CS
+
+#: What a program at CPL 3 starts with; its traps switch to the stack of the TSS, `STACK`.
+USER = dict(cs=CODE_DPL3 | 3, ss=DATA_DPL3 | 3)
 
 _GDT = {
     CODE64: 0x00AF9B000000FFFF,
@@ -39,6 +44,10 @@ _GDT = {
     DATA_DPL3: 0x00CFF3000000FFFF,
     READ_ONLY: 0x00CF91000000FFFF,
     DATA_NP: 0x00CF13000000FFFF,
+    CODE_CONFORMING: 0x00AF9F000000FFFF,
+    DATA_DPL3_NP: 0x00CF73000000FFFF,
+    STAR_USER + 8: 0x00CFF3000000FFFF,
+    STAR_USER + 16: 0x00AFFB000000FFFF,
 }
 
 NAMES = {row.number: row.mnemonic for row in VECTORS}
