@@ -93,7 +93,7 @@ have iverilog || echo "setup: iverilog is missing: tests/cocotb is skipped. To h
 have qemu-system-x86_64 || echo "setup: QEMU is missing: its tests are skipped. To have it, as root: apt-get install qemu-system-x86"
 [ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear $(VENV)
 echo "setup: installing Python packages into $(VENV)"
-$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[export,dev]' </dev/null
+$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[export,kernel,dev]' </dev/null
 touch $(READY)
 endef
 export SETUP

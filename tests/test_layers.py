@@ -25,6 +25,8 @@ MAY_IMPORT = {
     "kprobes.insn": ("kprobes", "capstone"),
     "sim": ("sim", "hw", "amaranth", "rich", "elftools", "vcd"),
     "sim.disasm": ("sim", "hw", "capstone"),
+    "sim.kernel": ("sim", "hw.isa", "elftools"),
+    "sim.kernel.classify": ("capstone",),
     "sim.machine": ("sim", "hw", "kprobes"),
 }
 

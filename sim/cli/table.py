@@ -15,8 +15,15 @@ from hw.isa.routines import ROUTINES
 from hw.isa.rows import LOCK, MEM, NO66, NOREXB, REG, REXB, Priv, Raise, Row
 from sim.cli import common
 from sim.cli.common import OK, UserError
+from sim.kernel.unpack import looks_like_kernel
 
-EXAMPLES = ("table", "table --mnemonic cmpxchg", "table --json", "table --coverage out/demo/events.jsonl")
+EXAMPLES = (
+    "table",
+    "table --mnemonic cmpxchg",
+    "table --json",
+    "table --coverage out/demo/events.jsonl",
+    "table --coverage build/kernel/linux-image-*.deb",
+)
 
 _MARKS = {
     LOCK: "lock",
@@ -35,13 +42,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--coverage",
         type=Path,
         metavar="FILE",
-        help="count executed instructions: events of `run --events`, or vectors",
+        help="count executed instructions: events of `run --events`, or vectors; or, of a kernel (.deb, vmlinuz, vmlinux), "
+        "the share that the core has",
     )
     common.add_json(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print the table."""
+    """Print the table, or what of a kernel it covers."""
+    if arguments.coverage and looks_like_kernel(arguments.coverage):
+        from sim.cli import imagecoverage
+
+        return imagecoverage.main(arguments.coverage, arguments.json)
     rows: list[tuple[int, Row]] = list(enumerate(TABLE))
     if arguments.mnemonic:
         names = sorted({row.mnemonic for row in TABLE})
