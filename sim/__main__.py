@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from sim.cli import COMMANDS
-from sim.cli.common import USAGE, Parser, UserError, note, program, suggest
+from sim.cli.common import FINDING, USAGE, Parser, UserError, note, program, suggest
 
 _EPILOG = """examples:
   {p} run                                   the demo: two probes on a guest from gcc
@@ -83,6 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        from sim.engine import DesignError
+
+        if isinstance(error, DesignError):
+            note(f"{program()} {chosen}: {error}")
+            return FINDING
         if not isinstance(error, _errors()):
             raise
         note(f"{program()} {chosen}: {error}")

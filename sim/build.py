@@ -31,7 +31,7 @@ USE_PYSIM = "Use the engine pysim, which needs no compiler"
 
 #: What decides the C++ of a design, beside the design.
 GENERATOR = (
-    "build.py", "cxxdesign.py", "cxxframe.py", "cxxvalue.py",
+    "build.py", "checks.py", "cxxdesign.py", "cxxframe.py", "cxxvalue.py",
     "fuse.py", "lowering.py", "rewrite.py", "simplify.py", "split.py",
 )  # fmt: skip
 

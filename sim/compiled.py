@@ -14,11 +14,13 @@ from hw.config import Config
 from hw.isa.facts import DebugReg
 from hw.ram import check_parameters
 from sim.build import NAME, build_library, source_key
+from sim.checks import MAX_VALUES
 from sim.engine import (
     FOREVER,
     HALT_CYCLES,
     NEVER,
     RETIRE_STRUCT,
+    DesignError,
     EngineError,
     EngineUnavailable,
     HartState,
@@ -32,7 +34,7 @@ from sim.engine import (
     default_soc,
 )
 
-FLUSH = 10
+FLUSH, FAILS = 10, 11
 RETIRE, CONSOLE, EXIT, SAMPLE = range(4)
 PAIR = Struct("<QQ")
 
@@ -71,6 +73,10 @@ FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "write_register": (c_uint32, (c_uint32, c_uint32, c_uint64)),
     "trap": (None, (c_uint32, ctypes.POINTER(c_uint64), ctypes.POINTER(c_uint64))),
     "complete": (None, (c_uint32, c_uint32)),
+    "fails": (c_int32, (ctypes.POINTER(c_uint64),)),
+    "check_path": (c_char_p, (c_uint32,)),
+    "check_message": (c_char_p, (c_uint32,)),
+    "check_values": (c_uint32, (c_uint32,)),
     "irq": (None, (c_uint32, c_uint32, c_uint32)),
     "nmi": (None, (c_uint32,)),
     "record": (None, (c_uint32, c_uint64, c_uint64)),
@@ -167,6 +173,8 @@ class CompiledEngine:
         while True:
             self._do("run", spec, result)
             cycles += result.cycles
+            if result.reason == FAILS:
+                raise self._design_error()
             if result.reason != FLUSH:
                 return Stop(StopReason(result.reason), None if result.hart < 0 else result.hart, cycles)
             for which in self._taken:
@@ -174,6 +182,12 @@ class CompiledEngine:
             spec.max_cycles -= result.cycles
             spec.retired -= result.retired
             spec.resumed = 1
+
+    def _design_error(self) -> DesignError:
+        values = (c_uint64 * MAX_VALUES)()
+        index = self._do("fails", values)
+        path, message = (self._do(f"check_{what}", index).decode() for what in ("path", "message"))
+        return DesignError(NAME, self.cycle, path, message, values[: self._do("check_values", index)])
 
     def retired(self, hart: int) -> int:
         """Instructions retired since reset."""

@@ -8,6 +8,7 @@ is a difference, makes them current.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -66,7 +67,12 @@ class CxxDesign:
             self._memory(number, instance, memory)
             for number, (instance, memory, _) in enumerate(design.clocked_memories, len(edges))
         ]
-        self.files = self._files(functions, edges)
+        reports = [
+            _Function(f"r{number}", self._piece(number, piece).lines)
+            for number, piece in enumerate(design.reports)
+            if piece
+        ]
+        self.files = self._files(functions, edges, reports)
 
     def _note(self, number: int, reads: frozenset[int]) -> None:
         for index in sorted(reads):
@@ -219,10 +225,28 @@ class CxxDesign:
                     lines.append(f"\td.m{number}[{row}] = {literal(value, width)};")
         return lines
 
-    def _files(self, functions: list[_Function], clocked: list[tuple[_Function, _Function]]) -> dict[str, str]:
+    def _checks(self) -> str:
+        """The table of the Asserts."""
+        rows = []
+        for number, (check, report) in enumerate(zip(self._design.checks, self._design.reports, strict=True)):
+            flag, text = self._design.get_signal(check.flag), ", ".join(map(json.dumps, (check.path, check.message)))
+            (values,) = report.chosen if report else (flag,)
+            call = f"r{number}" if report else "nullptr"
+            row = f"offsetof(Design, s{flag}), {check.bit}, {check.count}, {call}, offsetof(Design, s{values})"
+            rows.append(f"\t{{{text}, {row}}},")
+        return "\n".join(rows)
+
+    def _fails(self) -> str:
+        flags = sorted({self._design.get_signal(check.flag) for check in self._design.checks})
+        return " || ".join(f"nonzero<{self._width(index)}>(d.s{index})" for index in flags) or "false"
+
+    def _files(
+        self, functions: list[_Function], clocked: list[tuple[_Function, _Function]], reports: list[_Function]
+    ) -> dict[str, str]:
         words, clocked_words = self._words, max(1, (len(clocked) + 63) // 64)
         ports = self._design.ports
         edges, commits = [edge for edge, _ in clocked], [commit for _, commit in clocked]
+        everything = (*edges, *commits, *functions, *reports)
         inputs = [index for _, is_input, index in ports if is_input]
         loops = self._design.loops
         busy = " || ".join(f"d.dirty[{i}]" for i in range(words))
@@ -232,6 +256,9 @@ class CxxDesign:
                 for name, is_input, index in ports
             ),
             port_count=len(ports),
+            checks=self._checks(),
+            check_count=len(self._design.checks),
+            fails=self._fails(),
             pieces=", ".join(function.name for function in functions),
             edges=", ".join(function.name for function in edges),
             commits=", ".join(function.name for function in commits),
@@ -251,13 +278,13 @@ class CxxDesign:
             members="\n".join(self._members()),
             words=words + clocked_words,
             clocked_words=clocked_words,
-            declarations="\n".join(f"void {function.name}(Design &d);" for function in (*functions, *edges, *commits)),
+            declarations="\n".join(f"void {function.name}(Design &d);" for function in everything),
         )
         files = {"design.h": header, "design.cc": main}
-        size = sum(len(f.lines) for f in (*functions, *edges, *commits)) // PARTS + 1
+        size = sum(len(f.lines) for f in everything) // PARTS + 1
         text: list[str] = []
         weight = 0
-        for function in (*edges, *commits, *functions):
+        for function in everything:
             text.append(function.text())
             weight += len(function.lines)
             if weight >= size:

@@ -23,6 +23,19 @@ struct PortInfo {{
 extern const PortInfo port_table[];
 extern const size_t port_count;
 
+// An Assert: bit `bit` of the flag is 1 when it fails; then `report` computes `count` values of 64 bits for the message.
+struct CheckInfo {{
+	const char *path, *message;
+	size_t flag;
+	uint32_t bit, count;
+	void (*report)(Design &);
+	size_t values;
+}};
+
+extern const CheckInfo check_table[];
+extern const size_t check_count;
+
+bool design_fails(const Design &d);
 void design_reset(Design &d);
 void design_settle(Design &d);
 void design_edge(Design &d);
@@ -36,6 +49,14 @@ const PortInfo port_table[] = {{
 {ports}
 }};
 const size_t port_count = {port_count};
+
+const CheckInfo check_table[] = {{
+{checks}
+	{{}} // there may be none
+}};
+const size_t check_count = {check_count};
+
+bool design_fails(const Design &d) {{ return {fails}; }}
 
 typedef void Piece(Design &);
 static Piece *const pieces[] = {{{pieces}}};

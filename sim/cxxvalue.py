@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from amaranth.hdl._ast import Assign, Concat, Const, Operator, Part, Print, Property, Signal, Slice, Switch, SwitchValue
+from amaranth.hdl._ast import Assign, Concat, Const, Operator, Part, Print, Signal, Slice, Switch, SwitchValue
 
 _LOW_BITS = {"+": "add", "-": "sub", "*": "mul", "&": "and_", "|": "or_", "^": "xor_"}
 _COMPARE = {"==": ("eq", False, False), "!=": ("eq", False, True), "<": ("lt", False, False),
@@ -202,7 +202,7 @@ class Emitter:
                 self._assign(statement.lhs, self.extended(statement.rhs, len(statement.lhs)))
             elif isinstance(statement, Switch):
                 self._switch(statement.test, [case[:2] for case in statement.cases], self.statements)
-            elif not isinstance(statement, (Print, Property)):
+            elif not isinstance(statement, Print):
                 raise NotImplementedError(f"{type(statement).__name__} as a statement")
 
     def _assign(self, target: Any, code: str) -> None:

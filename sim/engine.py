@@ -15,6 +15,7 @@ Stops
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -156,6 +157,26 @@ class EngineError(RuntimeError):
     """An engine was asked for what it cannot do in its present state."""
 
 
+class DesignError(RuntimeError):
+    """An invariant of the hardware (an Assert) does not hold: a bug of the hardware, whatever the guest does.
+
+    The engine stands in the failing cycle, before its edge, and what the cycle shows is in the records; a run that goes on
+    raises the same again. Engines agree on all members but `engine`.
+    """
+
+    def __init__(self, engine: str, cycle: int, path: str, message: str, values: Sequence[int]):
+        self.engine, self.cycle, self.path = engine, cycle, path
+        number = re.match(r"[a-z_]*(\d+)(\.|$)", path)  # h0.w.trap belongs to hart 0
+        self.hart = int(number[1]) if number else None
+        self.invariant, _, self.detail = message.format(*values).partition(": ")
+        where = "" if self.hart is None else f" of hart {self.hart}"
+        super().__init__(
+            f"invariant {self.invariant}{where} does not hold in cycle {cycle}: {self.detail or 'no detail'} "
+            f"({path or 'top'}, engine {engine}). This is a bug of the hardware, whatever the guest does. "
+            f"To see the cycles before it: `kphw run` with --wave --wave-around cycle:{cycle}, or sim.wave.WaveRecorder"
+        )
+
+
 class Engine(Protocol):
     """Runs one Soc with its RAM. Registers and memory may be read whenever the clock stands still, which is between calls.
 
@@ -177,7 +198,7 @@ class Engine(Protocol):
         ...
 
     def run(self, max_cycles: int, stop: StopOn = NEVER) -> Stop:
-        """Execute at most `max_cycles` cycles, until an event (see the module)."""
+        """Execute at most `max_cycles` cycles, until an event (see the module). DesignError if an invariant fails."""
         ...
 
     def retired(self, hart: int) -> int:

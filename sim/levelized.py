@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sim.checks import VALUE_BITS
 from sim.lowering import Lowered
 from sim.pycode import compile_comb, compile_memory, compile_read, compile_sync
 
@@ -75,6 +76,8 @@ class Design:
             memory = self.memories[read.memory]
             run = compile_read(self, read.port, memory)
             memory.readers.append(self._add(self._levels[read.level], read.reads, run))
+        #: Signals that are not 0 when an Assert fails.
+        self.flags = sorted({self.get_signal(check.flag) for check in lowered.checks})
         self.reset()
 
     def get_signal(self, signal: Any) -> int:
@@ -121,6 +124,21 @@ class Design:
                     process.idle = True
                     process.run()
                 level.clear()
+
+    def failing(self) -> tuple[str, str, list[int]] | None:
+        """Return path, message and values of the first Assert that fails (`sim.checks`), if one does. Settle before."""
+        if not any(self.values[index] for index in self.flags):
+            return None
+        for check, report in zip(self.lowered.checks, self.lowered.reports, strict=True):
+            if self.values[self.get_signal(check.flag)] >> check.bit & 1:
+                values = 0
+                if report is not None:
+                    compile_comb(self, report)()
+                    (index,) = report.chosen
+                    values = self.values[index]
+                words = [values >> VALUE_BITS * place & (1 << VALUE_BITS) - 1 for place in range(check.count)]
+                return check.path, check.message, words
+        raise AssertionError("a flag that belongs to no Assert")
 
     def edge(self) -> None:
         """Execute a rising clock edge. Combinational values must be settled before; they are not afterwards."""

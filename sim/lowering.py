@@ -14,17 +14,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from amaranth.hdl import Fragment, Signal, Value
-from amaranth.hdl._ast import Assign, Concat, Operator, Part, Print, Property, Slice, Switch, SwitchValue
+from amaranth.hdl._ast import Assign, Concat, Operator, Part, Print, Slice, Switch, SwitchValue
 from amaranth.hdl._mem import MemoryInstance
 from amaranth.lib.wiring import In
 
+from sim.checks import REPORT, Check, take_checks
 from sim.fuse import Unit, fuse
 from sim.simplify import Body, port_inputs, project, simplify
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Statements that compute the signals `chosen` (indices) from `reads`; without chosen ones: prints and assertions.
+    """Statements that compute the signals `chosen` (indices) from `reads`; without chosen ones: prints.
 
     Signals in `local` are computed and read here only.
     """
@@ -94,6 +95,7 @@ class Lowered:
     ports : name, whether it is an input, and index of each port.
     registers : what the clock edge does.
     clocked_memories : memory instances with clocked ports, the index of their memory, and what they read.
+    checks, reports : the Asserts; for each the piece that computes the values in its message, which nothing wakes, or None.
     loops : whether there are combinational loops (of whole signals).
     """
 
@@ -115,19 +117,24 @@ class Lowered:
         self._effects: list[list[Any]] = []
         bodies: list[Body] = []
         instances: list[Any] = []
-        self._collect(fragment, bodies, instances)
+        self._collect(fragment, bodies, instances, ())
+        self.checks: list[Check] = take_checks(bodies)
         ports = _flat_ports(top)
         inputs = [port for _, is_input, port in ports if is_input]
         outputs = [port for _, is_input, port in ports if not is_input]
-        instances, self._shared = simplify(bodies, instances, inputs, outputs)
+        looked_at = [signal for check in self.checks for signal in (check.flag, check.values) if signal is not None]
+        instances, self._shared = simplify(bodies, instances, inputs, [*outputs, *looked_at])
         self.ports = [(name, is_input, self.get_signal(port)) for name, is_input, port in ports]
         for instance in instances:
             self._collect_memory(instance)
         for body in bodies:
             if body.domain == "sync":
                 self._collect_sync(body.statements)
-            else:
+            elif body.domain == "comb":
                 self._collect_comb(body.statements)
+        reports = {index: piece for piece in map(self._report, bodies) if piece for index in piece.chosen}
+        wanted = [None if check.values is None else self.get_signal(check.values) for check in self.checks]
+        self.reports = [None if index is None else reports[index] for index in wanted]
         self._split()
 
     def get_signal(self, signal: Signal) -> int:
@@ -146,14 +153,15 @@ class Lowered:
             self.memories.append(data)
         return self._memory_index[id(data)]
 
-    def _collect(self, fragment: Any, bodies: list[Body], instances: list[Any]) -> None:
+    def _collect(self, fragment: Any, bodies: list[Body], instances: list[Any], path: tuple[str, ...]) -> None:
         if set(fragment.statements) - {"comb", "sync"}:
             raise NotImplementedError("only the clock domain sync can be simulated")
         if isinstance(fragment, MemoryInstance):
             instances.append(fragment)
-        bodies += [Body(domain, list(statements)) for domain, statements in fragment.statements.items()]
-        for subfragment, _, _ in fragment.subfragments:
-            self._collect(subfragment, bodies, instances)
+        where = ".".join(path)
+        bodies += [Body(domain, list(statements), where) for domain, statements in fragment.statements.items()]
+        for subfragment, name, _ in fragment.subfragments:
+            self._collect(subfragment, bodies, instances, (*path, name or "unnamed"))
 
     def _group(self, statements: Iterable[Any], deps: dict[int, set[int]]) -> list[tuple[list[Any], list[int]]]:
         """Split statements into groups that share no driven signal, and note what every signal depends on."""
@@ -172,9 +180,16 @@ class Lowered:
 
     def _collect_comb(self, statements: Iterable[Any]) -> None:
         self._groups += self._group(statements, self._deps)
-        effects = project(statements, lambda s: isinstance(s, (Print, Property)))
+        effects = project(statements, lambda s: isinstance(s, Print))
         if effects:
             self._effects.append(effects)
+
+    def _report(self, body: Body) -> Piece | None:
+        if body.domain != REPORT:
+            return None
+        reads = frozenset(self.get_signal(s) for statement in body.statements for s in statement._rhs_signals())
+        chosen = frozenset(self.get_signal(s) for statement in body.statements for s in statement._lhs_signals())
+        return Piece(0, body.statements, chosen, reads)
 
     def _collect_sync(self, statements: Iterable[Any]) -> None:
         deps: dict[int, set[int]] = defaultdict(set)
@@ -231,7 +246,8 @@ class Lowered:
         self.pieces.sort(key=lambda piece: piece.level)
 
     def _fuse(self) -> None:
-        kept = {index for _, _, index in self.ports}
+        kept = {index for _, _, index in self.ports} | {self.get_signal(check.flag) for check in self.checks}
+        kept.update(index for piece in self.reports if piece for index in piece.reads)
         kept.update(index for piece in self.pieces if not piece.chosen for index in piece.reads)
         kept.update(index for piece in self.read_pieces for index in piece.reads)
         kept.update(index for _, _, reads in self.clocked_memories for index in reads)

@@ -136,7 +136,8 @@ class Machine:
         """Run until the guest ends, `until` happens, or `max_cycles` cycles are over.
 
         `until`: a symbol or an address (stop before the instruction there), or a `StopOn`. A handler's exception comes
-        out as `kprobes.HandlerError` with the trap completed, so that the machine can be looked at and run on.
+        out as `kprobes.HandlerError` with the trap completed, so that the machine can be looked at and run on. An
+        invariant of the hardware that fails comes out as `sim.engine.DesignError`.
         """
         stop = self._stop_on(until)
         began, first, start = time.perf_counter(), len(self.events), self.cycle
@@ -147,8 +148,10 @@ class Machine:
             if stop.retired is not None:
                 done = [h.retired - r for h, r in zip(self.harts, retired, strict=True)]
                 left = replace(stop, retired=stop.retired - (sum(done) if stop.hart is None else done[stop.hart]))
-            ended = self.engine.run(max(0, start + max_cycles - self.cycle), left)
-            self.events.extend(from_records(self.engine.drain(), self._record == Recording.ALL))
+            try:
+                ended = self.engine.run(max(0, start + max_cycles - self.cycle), left)
+            finally:  # a DesignError leaves the events that led to it
+                self.events.extend(from_records(self.engine.drain(), self._record == Recording.ALL))
             if ended.reason != StopReason.TRAP_REQUEST:
                 break
             assert ended.hart is not None

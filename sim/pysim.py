@@ -14,6 +14,7 @@ from sim.engine import (
     FOREVER,
     HALT_CYCLES,
     NEVER,
+    DesignError,
     EngineError,
     HartState,
     Recording,
@@ -69,6 +70,7 @@ class PysimEngine:
     def reset(self) -> None:
         """Return to cycle 0; RAM stays."""
         self._cycle = 0
+        self._failed: DesignError | None = None
         self._records = Records()
         self._samples: list[tuple[int, ...]] = []
         for hart in self._harts:
@@ -130,6 +132,8 @@ class PysimEngine:
         """Execute at most `max_cycles` cycles, until an event."""
         if stop.retired is not None and stop.retired <= 0:
             return Stop(StopReason.RETIRED, stop.hart, 0)
+        if self._failed:
+            raise self._failed
         start, halted_for = self._cycle, 0
         self._left = stop.retired
         watched = stop != NEVER
@@ -178,6 +182,10 @@ class PysimEngine:
             halted_for = halted_for + 1 if asleep else 0
             if halted_for >= HALT_CYCLES:
                 found = found or (StopReason.HALTED, None)
+            failing = self._design.failing()
+            if failing:
+                self._failed = DesignError(NAME, self._cycle, *failing)
+                raise self._failed
             self._edge()
             self._cycle += 1
             if found:

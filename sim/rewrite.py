@@ -15,7 +15,6 @@ from amaranth.hdl._ast import (
     Operator,
     Part,
     Print,
-    Property,
     Slice,
     Switch,
     SwitchValue,
@@ -201,12 +200,10 @@ class Rewriter:
         return result
 
     def _effect(self, statement: Any) -> Any:
-        """Replace in a Print or Property."""
-        if not isinstance(statement, (Print, Property)):
+        """Replace in a Print."""
+        if not isinstance(statement, Print):
             return statement
         new: Any = copy.copy(statement)
-        if isinstance(statement, Property):
-            new._test = self.value(statement.test)
         if statement.message is not None:
             new._message = copy.copy(statement.message)
             new._message._chunks = tuple(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from amaranth.hdl import Signal
-from amaranth.hdl._ast import Assign, Const, Operator, Print, Property, Switch, _StatementList
+from amaranth.hdl._ast import Assign, Const, Operator, Print, Switch, _StatementList
 
 from sim.rewrite import Rewriter, assignments
 from sim.split import Splitter
@@ -20,14 +20,15 @@ from sim.split import Splitter
 
 @dataclass
 class Body:
-    """The statements of a domain, ``comb`` or ``sync``, of a module."""
+    """The statements of a domain, ``comb`` or ``sync``, of a module; `path`: its names from the top down, joined by dots."""
 
     domain: str
     statements: list[Any]
+    path: str = ""
 
 
 def project(statements: Iterable[Any], keep: Callable[[Any], bool]) -> list[Any]:
-    """Return the statements, and of every Switch the branches, that `keep` chooses among Assign, Print and Property."""
+    """Return the statements, and of every Switch the branches, that `keep` chooses among Assign and Print."""
     result = []
     for statement in statements:
         if isinstance(statement, Switch):
@@ -158,7 +159,7 @@ def _drop_unseen(bodies: list[Body], instances: list[Any], ports: list[Signal]) 
                 inner = tests | {id(s) for s in statement.test._rhs_signals()}
                 for _, body, _ in statement.cases:
                     note(body, inner)
-            elif isinstance(statement, (Print, Property)):
+            elif isinstance(statement, Print):
                 live.update(tests, (id(s) for s in statement._rhs_signals()))
 
     for body in bodies:

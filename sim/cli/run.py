@@ -21,9 +21,9 @@ from sim.cli import common, htmlreport
 from sim.cli.common import FINDING, OK, OUT, UserError
 from sim.cli.probing import HandlerError, KprobePanic, Probing, explain, place
 from sim.elf import Image, load_elf
-from sim.engine import Engine, Recording, StopReason, open_engine
+from sim.engine import DesignError, Engine, Recording, StopReason, open_engine
 from sim.events import Trap
-from sim.gtkw import around
+from sim.gtkw import Around, around
 from sim.machine import Machine, RunResult
 from sim.report import Hit, hits, summary, vector_name
 from sim.wave import WaveError, WaveRecorder
@@ -136,7 +136,13 @@ def _run(name: str, image: Image, probing: Probing, arguments: argparse.Namespac
             engine = lent.enter_context(contextlib.closing(open_engine(arguments.engine, config=config)))
         with _machine(image, engine, arguments) as machine:
             probing.plant(machine)
-            result = _simulate(machine, arguments.max_cycles, "with probes" if probing else "running")
+            try:
+                result = _simulate(machine, arguments.max_cycles, "with probes" if probing else "running")
+            except DesignError as error:
+                if arguments.wave or arguments.wave_around:
+                    where = around(list(machine.events), arguments.wave_around or f"cycle:{error.cycle}")
+                    common.note(f"wave: {_record(name, image, where, probing, engine, arguments)[0]}")
+                raise
             report = Report(name, image, result, hits(machine.events), _chain(machine, result))
             events = list(machine.events)
             if arguments.events:
@@ -228,19 +234,26 @@ def _wave(report: Report, events: list, probing: Probing, engine: Engine, argume
     what = arguments.wave_around
     if what is None:
         what = "hit:0" if report.hits else "trap:0" if any(isinstance(e, Trap) for e in events) else "all"
-    window = around(events, what)
-    path = OUT / report.name / "wave.vcd" if arguments.wave in (True, None) else Path(arguments.wave)
-    with _machine(report.image, engine, arguments) as machine, contextlib.redirect_stdout(io.StringIO()):
+    report.files["wave"], report.files["gtkwave"], *_ = _record(
+        report.name, report.image, around(events, what), probing, engine, arguments
+    )
+
+
+def _record(
+    name: str, image: Image, window: Around, probing: Probing, engine: Engine, arguments: argparse.Namespace
+) -> list[str]:
+    """Run again, to the end of a window or to a failing invariant, and write the window; return the paths."""
+    path = OUT / name / "wave.vcd" if arguments.wave in (True, None) else Path(arguments.wave)
+    with _machine(image, engine, arguments) as machine, contextlib.redirect_stdout(io.StringIO()):
         probing.plant(machine)
         recorder = WaveRecorder(machine)
         recorder.window(window.start, window.end)
-        _simulate(machine, min(window.end, arguments.max_cycles), "recording the waveform")
+        with contextlib.suppress(DesignError):
+            _simulate(machine, min(window.end, arguments.max_cycles), "recording the waveform")
         try:
-            paths = recorder.write(path, window.marks, window.focus)
+            return [str(written) for written in recorder.write(path, window.marks, window.focus)]
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error.strerror}): choose another file with --wave") from None
-    report.files["wave"] = str(paths[0])
-    report.files["gtkwave"] = str(paths[1])
 
 
 def _console(result: RunResult) -> str:

@@ -15,6 +15,7 @@ enum Reason : uint32_t {
 	HALTED = 8,
 	BOUNDARY = 9,
 	FLUSH = 10, // a buffer is full: Python takes it and runs on
+	FAILS = 11, // an Assert fails, and the edge of its cycle has not come; so until reset or load
 };
 
 enum StopFlags : uint32_t { ON_TRAP = 1, ON_RETIRED = 2, ON_PC = 4, ON_REACH = 8, ON_BOUNDARY = 16 };

@@ -5,7 +5,7 @@ void Engine::run(const RunSpec &spec, RunResult &result)
 {
 	if (!spec.resumed)
 		halted_for = 0;
-	result = RunResult{0, 0, MAX_CYCLES, -1};
+	result = RunResult{0, 0, failed ? FAILS : MAX_CYCLES, -1};
 	auto stop = [&result](Reason reason, int32_t hart) {
 		if (result.reason == MAX_CYCLES) {
 			result.reason = reason;
@@ -69,6 +69,10 @@ void Engine::run(const RunSpec &spec, RunResult &result)
 		halted_for = all_halted ? halted_for + 1 : 0;
 		if (halted_for >= spec.halt_cycles)
 			stop(HALTED, -1);
+		if ((failed = design_fails(*design))) {
+			result.reason = FAILS;
+			return;
+		}
 		edge();
 		cycle++;
 		result.cycles++;
@@ -111,6 +115,7 @@ void Engine::save(uint8_t *to) const
 
 void Engine::load(const uint8_t *from)
 {
+	failed = false;
 	memcpy(&cycle, from, sizeof cycle);
 	memcpy(design.get(), from + sizeof cycle, sizeof(Design));
 	memcpy(harts.data(), from + sizeof cycle + sizeof(Design), harts.size() * sizeof(Hart));

@@ -23,6 +23,7 @@ struct Engine {
 	const bool waits;
 	uint64_t cycle = 0;
 	uint64_t halted_for = 0;
+	bool failed = false; // an Assert has
 	std::vector<Hart> harts;
 	std::vector<HartPorts> ports;
 	std::vector<Port> all_ports;
@@ -67,6 +68,7 @@ struct Engine {
 	{
 		design_reset(*design);
 		cycle = 0;
+		failed = false;
 		for (size_t i = 0; i < harts.size(); i++) {
 			harts[i] = Hart();
 			harts[i].fetch.reset(latency, waits, wait_seed_of(wait_seed, 2 * i));

@@ -17,6 +17,8 @@ from sim.__main__ import main
 from sim.cli import COMMANDS
 from sim.cli import vectors as vectors_command
 from sim.cli.probing import place
+from sim.engine import NEVER, DesignError
+from sim.pysim import PysimEngine
 from tests.unit.test_vectors import ADD, changed
 
 SOURCE = """
@@ -291,6 +293,25 @@ def test_a_triple_fault_is_a_finding_with_its_chain(kphw, quick):
     result = json.loads(out)
     assert (code, result["reason"], result["exit"]) == (1, "shutdown", None)
     assert "#DF" in result["findings"][0] and "then" in result["findings"][0]
+
+
+def test_an_invariant_that_fails_is_a_finding_and_gives_a_wave(kphw, quick, guest, folder, monkeypatch):
+    run = PysimEngine.run
+
+    def fails(self, max_cycles, stop=NEVER):
+        ended = run(self, min(max_cycles, 150 - self.cycle), stop)
+        if self.cycle >= 150:
+            raise DesignError("pysim", self.cycle, "h0.f", "fetch.bound: {} of {}", (5, 3))
+        return ended
+
+    monkeypatch.setattr(PysimEngine, "run", fails)
+    code, out, err = kphw("run", guest)
+    assert (code, out) == (1, "")
+    assert "invariant fetch.bound of hart 0 does not hold in cycle 150: 5 of 3 (h0.f" in err
+    assert "--wave-around cycle:150" in err
+    code, _, err = kphw("run", guest, "--wave", folder / "bad.vcd", "--wave-around", "cycle:150")
+    assert code == 1 and "bad.vcd" in err
+    assert "\n#149\n" in (folder / "bad.vcd").read_text()
 
 
 def test_a_trap_that_nobody_handled(kphw, quick, folder):

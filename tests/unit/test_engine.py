@@ -6,7 +6,7 @@ import pytest
 from toy_soc import Op, ToySoc, line
 
 from hw.config import Config
-from sim.engine import EngineError, Recording, StopOn, StopReason, open_engine
+from sim.engine import DesignError, EngineError, Recording, StopOn, StopReason, open_engine
 
 RAM = 1 << 16
 DATA = 0x8000
@@ -139,6 +139,47 @@ def test_samples_carry_port_names(engine_of):
     samples = engine.drain_samples()
     assert [row[0] for row in samples] == [3, 4, 5, 6, 7]
     assert engine.ports()["h0_fetch__resp_data"] == 128
+
+
+def test_an_assert_that_fails_ends_the_run_in_its_cycle(engine_of):
+    engine = engine_of([line(Op.CHECK, 2, imm32=7), line(Op.NOP), line(Op.CHECK, 12, imm32=0x123), line(Op.EXIT)])
+    engine.record(Recording.ALL)
+    engine.sample(["h0_pipe__x_valid"])
+    for _ in range(2):  # it stays so
+        with pytest.raises(DesignError) as caught:
+            engine.run(100)
+        error = caught.value
+        assert (error.invariant, error.hart, error.path, error.cycle) == ("toy.bound", 0, "h0", engine.cycle)
+        assert error.detail == "0x123 and 12, {in braces}"
+        assert f"invariant toy.bound of hart 0 does not hold in cycle {engine.cycle}: 0x123 and 12" in str(error)
+    assert engine.read_reg(0, 16) == 0x20, "the edge of that cycle has not come"
+    assert engine.drain().retires[-1].cycle == engine.cycle == engine.drain_samples()[-1][0]
+    engine.reset()
+    engine.write_mem(0x24, bytes(4))
+    engine.write_mem(0x21, bytes(1))
+    assert engine.run(100).reason == StopReason.EXIT
+
+
+def test_an_assert_of_one_hart_of_two_and_one_without_values(engine_of):
+    engine = engine_of([line(Op.EXIT, imm32=0xBAD)], harts=2)
+    with pytest.raises(DesignError, match=r"invariant toy.exit does not hold in cycle \d+: no detail \(top, engine"):
+        engine.run(100)
+    engine.reset()
+    engine.write_mem(0, line(Op.NOP) + line(Op.CHECK, 0, imm32=9))
+    engine.write_reg(1, 16, 0x10)
+    engine.write_reg(0, 16, 0x100)
+    with pytest.raises(DesignError) as caught:
+        engine.run(100)
+    assert (caught.value.path, caught.value.hart) == ("h1", 1)
+
+
+def test_a_snapshot_before_a_failing_assert():
+    engine = new("compiled", [line(Op.NOP), line(Op.CHECK, 9)])
+    saved = engine.save()
+    for _ in range(2):
+        with pytest.raises(DesignError):
+            engine.run(100)
+        engine.restore(saved)
 
 
 def random_program(rng, lines=120):

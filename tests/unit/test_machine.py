@@ -8,10 +8,11 @@ from toy_soc import Op, ToySoc, line
 from hw.bus import HIGH_BASE
 from hw.config import Config
 from kprobes import HandlerError, Kprobe, PtRegs
-from sim.engine import EngineError, Recording, StopOn, StopReason
+from sim.engine import DesignError, EngineError, Recording, StopOn, StopReason
 from sim.events import Console, Deliver, EventLog, Exit, Iret, ProbePhase, Retire, Trap, TrapPortCall
 from sim.machine import Machine
 from sim.memory import GuestMemoryError
+from sim.wave import WaveRecorder
 
 RAM = 1 << 20
 ENGINES = ("pysim", "compiled")
@@ -118,6 +119,16 @@ def test_retire_events_and_digest(toy):
     assert lines[0] == {"kind": "log", "schema": 1}
     assert {"retire", "trap", "deliver", "iret"} == {row["kind"] for row in lines[1:]}
     assert len(machine.events.digest()) == 64 and machine.events.digest() != EventLog().digest()
+
+
+def test_an_invariant_that_fails_leaves_the_events_and_a_wave_that_ends_with_it(toy):
+    machine = toy([line(Op.IMM, 3, imm64=7), line(Op.CHECK, 9)], record=Recording.ALL)
+    recorder = WaveRecorder(machine)
+    recorder.window()
+    with pytest.raises(DesignError, match=r"toy.bound of hart 0 .* --wave --wave-around cycle:") as caught:
+        machine.run()
+    assert [event.pc for event in machine.events.of(Retire)] == [0, 0x10]
+    assert recorder.trace().cycles[-1] == caught.value.cycle == machine.cycle
 
 
 def test_setting_a_register_inside_an_instruction(toy):

@@ -7,6 +7,7 @@ import pytest
 
 from hw.config import Config
 from sim import vectors
+from sim.engine import DesignError
 from sim.vectorfile import VectorsError, load, parse
 
 ADD = {
@@ -186,3 +187,23 @@ def test_a_file_that_is_missing_or_a_directory(tmp_path):
         load(tmp_path)
     (tmp_path / "ok.json").write_text(json.dumps(GOOD))
     assert len(load(tmp_path / "ok.json")) == len(GOOD)
+
+
+def test_an_invariant_of_the_hardware_that_fails_is_a_difference(engine_pool):
+    class Fails:
+        def __init__(self, engine):
+            self._engine, self.runs = engine, 0
+
+        def __getattr__(self, name):
+            return getattr(self._engine, name)
+
+        def run(self, max_cycles, stop):
+            self.runs += 1
+            if self.runs == 2:
+                raise DesignError("pysim", self._engine.cycle, "h0.w", "retire.one: {} uops", (2,))
+            return self._engine.run(max_cycles, stop)
+
+    runner = vectors.Runner(Fails(engine_pool.borrow("pysim", ram_bytes=vectors.RAM_BYTES)))
+    good, bad, after = runner.run(parse([ADD, PUSH, ADD]))
+    assert not good.differences and not after.differences
+    assert bad.alone and "invariant retire.one of hart 0" in bad.differences[0]

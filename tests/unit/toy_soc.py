@@ -9,7 +9,7 @@ import struct
 from contextlib import contextmanager
 from enum import IntEnum
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Assert, Cat, Format, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
@@ -33,6 +33,7 @@ class Op(IntEnum):
     IRET = 11
     SHUTDOWN = 12
     LOOP = 13  # reg -= 1, again while it is not 0
+    CHECK = 14  # an Assert: imm32 and reg are below 8
 
 
 def line(op, reg=0, size=3, imm32=0, imm64=0):
@@ -193,6 +194,10 @@ class ToyHart(wiring.Component):
                     with m.Case(Op.SHUTDOWN):
                         m.d.sync += shutdown.eq(1)
                         m.next = "DEAD"
+                    with m.Case(Op.CHECK):
+                        holds = (imm32 < 8) & (reg < 8)
+                        m.d.sync += Assert(holds, Format("toy.bound: {:#x} and {}, {{in braces}}", imm32, reg))
+                        finish()
                     with m.Case(Op.LOOP):
                         result((regs[reg] - 1)[:64])
                         finish(Mux(regs[reg] == 1, pc + 16, pc))
@@ -254,7 +259,7 @@ class ToySoc(wiring.Component):
             hart = m.submodules[f"h{i}"] = ToyHart(self._ram_bytes, 0xACE1 + 77 * i)
             for port in ("fetch", "data", "irq", "trap", "dbg", "retire", "pipe"):
                 connect(m, getattr(hart, port), flipped(getattr(self, f"h{i}_{port}")))
-            m.d.comb += hart.run.eq(1)
+            m.d.comb += [hart.run.eq(1), Assert(hart.exit_code != 0xBAD, "toy.exit")]
             with m.If(hart.console_valid):
                 m.d.comb += [self.console_valid.eq(1), self.console_data.eq(hart.console_data)]
             with m.If(hart.exit_valid):
