@@ -4,6 +4,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.bus import DEVICE_VIRT, HIGH_BASE, FetchBus
+from hw.invariant import invariant
 from hw.isa.facts import EventClass, Vector
 from hw.types import Fault, Redirect
 
@@ -103,6 +104,12 @@ class Fetch(Component):
             self.fetch_page.eq(last_page),
             self.fetch_page_valid.eq(self.queue_page_valid),
         ]
+
+        bytes_here = (self.consume, self.avail)
+        invariant(m, "fetch.consume", self.consume <= self.avail, "{} bytes taken of {}", *bytes_here)
+        invariant(m, "fetch.room", level <= self._queue_bytes, "{} bytes in the queue", level[:6])
+        invariant(m, "fetch.in_flight", outstanding <= _IN_FLIGHT, "{} live and {} dropped requests", live, drop)
+        invariant(m, "fetch.answer", ~self.bus.resp_valid | (outstanding != 0), "an answer that nobody asked for")
 
         # --- registers
         m.d.sync += [

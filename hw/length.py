@@ -9,6 +9,7 @@ from amaranth.lib import data, stream
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import Component, In, Out
 
+from hw.invariant import invariant
 from hw.isa.facts import EventClass, Vector
 from hw.isa.reference import MAX_LENGTH, attributes
 from hw.types import Fault, Insn, Override, Rep
@@ -188,6 +189,11 @@ class Length(Component):
             decide.d.comb += [emit.eq(free), size.eq(total), self.consume.eq(Mux(free, total, 0))]
         with decide.Elif(self.fault.valid):
             decide.d.comb += [emit.eq(free), broken.eq(1), size.eq(self.avail)]
+
+        invariant(m, "length.consume", self.consume <= self.avail, "{} bytes taken of {}", self.consume, self.avail)
+        with m.If(emit):
+            length = (taken + size)[:5]
+            invariant(m, "length.bytes", (length <= MAX_LENGTH) & ((length != 0) | broken), "an instruction of {}", length)
 
         # Registers.
         insn = self.o.payload

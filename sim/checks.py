@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Signal
-from amaranth.hdl._ast import Property, Switch, _StatementList
+from amaranth.hdl._ast import Assign, Property, Switch, _StatementList
 
 from sim.simplify import Body
 
@@ -54,7 +54,7 @@ def take_checks(bodies: list[Body]) -> list[Check]:
             continue
         asserts = [p for p in found if p.kind == Property.Kind.Assert]
         flag = Signal(len(asserts), name="fails")
-        bits = {id(p): flag[bit].eq(~p.test.bool()) for bit, p in enumerate(asserts)}
+        bits = {id(p): Assign(flag[bit], ~p.test.bool()) for bit, p in enumerate(asserts)}
         more.append(Body("comb", _only(body.statements, bits), body.path))
         body.statements = _without(body.statements)
         for bit, prop in enumerate(asserts):

@@ -203,7 +203,7 @@ def test_an_invariant_of_the_hardware_that_fails_is_a_difference(engine_pool):
                 raise DesignError("pysim", self._engine.cycle, "h0.w", "retire.one: {} uops", (2,))
             return self._engine.run(max_cycles, stop)
 
-    runner = vectors.Runner(Fails(engine_pool.borrow("pysim", ram_bytes=vectors.RAM_BYTES)))
+    runner = vectors.Runner(Fails(engine_pool.borrow("pysim", config=Config(ram_bytes=vectors.RAM_BYTES))))
     good, bad, after = runner.run(parse([ADD, PUSH, ADD]))
     assert not good.differences and not after.differences
     assert bad.alone and "invariant retire.one of hart 0" in bad.differences[0]
