@@ -14,6 +14,7 @@ from hw.config import Config
 from hw.decode import Decode
 from hw.execute import ExecuteStage
 from hw.fetch import Fetch
+from hw.invariant import invariant
 from hw.isa.facts import RFlag
 from hw.length import Length
 from hw.memory import MemoryStage
@@ -84,6 +85,14 @@ class Core(Component):
                 mem.kill.eq(1),
                 x.kill.eq(1),
             ]
+
+        flushed, redirected = Signal(), Signal()
+        m.d.sync += [flushed.eq(w.flush), redirected.eq(x.redirect.valid)]
+        younger = Cat(d.i.valid, a.i.valid, mem.i.valid, x.i.valid)
+        with m.If(flushed):
+            invariant(m, "core.flush", (younger == 0) & ~w.i.valid, "D, A, M, X hold {:04b}, W {}", younger, w.i.valid)
+        with m.If(redirected):
+            invariant(m, "core.redirect", younger == 0, "D, A, M, X hold {:04b}", younger)
 
         # registers
         for stage, names in ((a, ("base", "index")), (mem, ("a", "b", "c"))):

@@ -8,8 +8,9 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
-from hw.control import DELIVER, Ctl, lower_rom, lower_table
+from hw.control import DELIVER, ROM, Ctl, lower_rom, lower_table
 from hw.handshake import has_room, register_output
+from hw.invariant import invariant
 from hw.isa.facts import Op
 from hw.isa.rows import Flow, When
 from hw.legality import lower_checks
@@ -117,6 +118,8 @@ class Decode(Component):
         lower_operands(m, ctl, insn, u, size, load, store, fault)
         lower_address(m, ctl, self.delivering, insn, u, g, size, load, store, fault)
         self._branch(m, ctl, insn, u, stack, agree.agree, targets.target, issue & ~fault)
+        with m.If(self.delivering):
+            invariant(m, "decode.deliver", (upc > DELIVER) & (upc <= len(ROM)), "row {} of the routines", upc)
         started = Signal()  # the first uop of a routine may be a skipped row
         m.d.comb += [
             u.pc.eq(insn.pc),

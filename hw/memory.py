@@ -5,6 +5,7 @@ from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.handshake import has_room, register_output
+from hw.invariant import invariant
 from hw.isa.facts import Reg
 from hw.regfile import Bypass, forward
 from hw.types import Addressed, AKind, BKind, Operands
@@ -66,6 +67,8 @@ class MemoryStage(Component):
         lost = self.kill & waiting & ~answer
         skipped = self.resp_valid & (dropped != 0)
         m.d.sync += dropped.eq(dropped + lost - skipped)
+        invariant(m, "memory.answer", ~self.resp_valid | (dropped != 0) | waiting, "an answer that nobody asked for")
+        invariant(m, "memory.dropped", ~(lost & ~skipped & (dropped == 15)), "16 answers of dropped loads to come")
 
         out = Signal(Operands)
         m.d.comb += [

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hw.bus import PHYS_BITS, DebugPort, IrqPort, RetirePort
 from hw.flags import status_image, status_of
+from hw.invariant import invariant
 from hw.isa.facts import STATUS_BITS, DebugReg, RFlag, SysOp, SysReg, Vector
 from hw.regfile import Bypass
 from hw.sysregs import SysRegs
@@ -268,10 +269,44 @@ class RetireStage(Component):
             self.deliver.eq(trap.take),
             self.deliver_error.eq(trap.taken.has_error),
         ]
+        self._promise(m, commit, held, rflags, rip, boundary, system, trap)
         self._debug(m, rflags, rip, system, boundary, step, shadow, halted)
         self._show(m, d, u, commit, ends, rip, after, trap)
         m.d.comb += [self.dbg.halted.eq(halted & ~(self.armed & rflags[RFlag.IF])), self.dbg.shutdown.eq(trap.shutdown)]
         return m
+
+    def _promise(self, m, commit, held, rflags, rip, boundary, system, trap):
+        """Invariants of retirement."""
+        d, u, frozen = self.i.payload, self.i.payload.u, self.dbg.we
+        writes = Signal()  # registers, flags or system state, in this cycle
+        m.d.comb += writes.eq(
+            commit & ((u.d_we & (u.d_reg < 16)) | u.sp_we | (u.flags != 0) | (u.sysop != SysOp.NONE))
+        )
+        wrote = Signal()  # an earlier uop of the instruction has
+        with m.If(trap.take | frozen):
+            m.d.sync += wrote.eq(0)
+        with m.Elif(commit):
+            m.d.sync += wrote.eq(~d.ends & (wrote | writes))
+        invariant(m, "retire.one", ~(commit & trap.take), "a uop of {:#x} retires as a trap is taken", u.pc)
+        invariant(m, "retire.atomic", ~(trap.fault_valid & wrote), "vector {} after a write, at {:#x}", u.fault.vector, u.pc)
+        with m.If(self.i.valid & u.fault.valid & ~frozen):
+            changes = Cat(self.d_we, self.sp_we, self.store, self.out_valid, system.we, system.swapgs, self.i.ready)
+            invariant(m, "retire.fault", changes == 0, "a uop with vector {} writes: {:07b}", u.fault.vector, changes)
+        with m.If(commit):
+            invariant(m, "retire.deliver", u.deliver == trap.delivering, "{} in a delivery: {}", u.deliver, trap.delivering)
+            with m.If(~u.deliver):
+                invariant(m, "retire.first", u.first == boundary, "a uop of {:#x} in the middle of another", u.pc)
+            with m.If(u.first):
+                invariant(m, "retire.order", u.pc == rip, "{:#x} retires where {:#x} is next", u.pc, rip)
+        asked = Signal(PHYS_BITS + 64 + 3)  # by a store that the bus has not taken
+        with m.If(self.store & ~self.store_grant):
+            m.d.sync += asked.eq(Cat(self.store_pa, self.store_size, self.store_lock, self.store_data))
+        with m.If(held & ~frozen):
+            asks = Cat(self.store_pa, self.store_size, self.store_lock, self.store_data)
+            invariant(m, "retire.held", self.store & ~trap.take, "a store on the bus is given up")
+            invariant(m, "retire.stable", asked == asks, "a store to {:#x} changes on the bus", self.store_pa)
+        fixed = (rflags & ~RFLAGS_MASK) == RFLAGS_ONE
+        invariant(m, "retire.rflags", fixed, "reserved bits of {:#x}", rflags)
 
     def _load_flags(self, m, after, arithmetic, image, cpl, u):
         """popf and iretq: what of the image is loaded (trap semantics 6 and 9)."""

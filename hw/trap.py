@@ -4,10 +4,11 @@ Order at an instruction boundary (SDM vol. 3, table 6-2): debug trap of the last
 the fault that the next uop brings. Faults met during a delivery make double and triple faults (trap semantics 5).
 """
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, enum
 from amaranth.lib.wiring import Component, In, Out
 
+from hw.invariant import invariant
 from hw.isa.facts import VECTORS, EventClass, RFlag, Vector
 from hw.types import Fault
 
@@ -107,6 +108,12 @@ class TrapPicker(Component):
             self.page_fault.eq(synchronous & (self.fault.vector == Vector.PF) & (self.fault.kind == EventClass.FAULT)),
             self.cr2.eq(self.fault.addr),
         ]
+
+        taken = Cat(self.take_step, self.take_nmi, self.take_intr, synchronous)
+        invariant(m, "trap.one", (taken & (taken - 1)) == 0, "step, NMI, interrupt, fault at once: {:04b}", taken)
+        invariant(m, "trap.boundary", ~self.asynchronous | (self.boundary & ~self.delivering), "between two uops")
+        invariant(m, "trap.shutdown", ~(self.take & self.shutdown), "an event after the shutdown")
+        invariant(m, "trap.done", ~self.done | self.delivering, "the end of a delivery that has not begun")
 
         kind_class = Signal(FaultClass)
         with m.If(self.fault.kind == EventClass.FAULT), m.Switch(self.fault.vector):

@@ -107,3 +107,4 @@ def test_scenario(scenario: str, built, tmp_path: Path, monkeypatch: pytest.Monk
         )
     ran, failed = cocotb_runner.get_results(results)
     assert ran and not failed, log.read_text()
+    assert not re.search(r"ERROR: \S+\.v:|%Error", log.read_text()), f"an invariant fails:\n{log.read_text()}"
