@@ -158,7 +158,7 @@ class TrapPicker(Component):
             m.d.comb += [new.rip.eq(self.rip), new.restart.eq(self.rip)]
             m.d.comb += hard.eq(self.rflags[RFlag.RF] | self.mid_rep)
         with m.Elif(nested):
-            m.d.comb += [new.rip.eq(self.event.restart), new.restart.eq(self.event.restart), hard.eq(1)]
+            m.d.comb += [new.rip.eq(self.event.restart), new.restart.eq(self.event.restart), hard.eq(~doubles)]
         with m.Else():
             m.d.comb += [new.rip.eq(Mux(trapped, self.next_pc, self.pc)), new.restart.eq(self.pc), hard.eq(~trapped)]
         m.d.comb += [flags.eq(self.rflags), flags[RFlag.RF].eq(hard), new.flags.eq(flags)]

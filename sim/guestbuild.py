@@ -107,8 +107,8 @@ def build(
     inputs = [RUNTIME_DIR / name for name in RUNTIME] if runtime else []
     model = ("-mcmodel=kernel",) if link == "high" else ()
     script = RUNTIME_DIR / f"link-{link}.ld"
-    flags = (*CFLAGS, *model, opt, *(f"-D{d}" for d in defines), f"-I{RUNTIME_DIR}", *LDFLAGS, f"-L{RUNTIME_DIR}",
-             f"-Wl,-T,{script}")
+    paths = dict.fromkeys(f"-I{directory}" for directory in (RUNTIME_DIR, *(file.parent for file in files)))
+    flags = (*CFLAGS, *model, opt, *(f"-D{d}" for d in defines), *paths, *LDFLAGS, f"-L{RUNTIME_DIR}", f"-Wl,-T,{script}")
     return _cached([*inputs, *files], flags, files[0].stem, ".elf", out)
 
 
@@ -121,14 +121,17 @@ def build_host(sources: Iterable[str | Path], *, defines: Iterable[str] = ()) ->
 
 def build_text(
     text: str, *, name: str = "snippet", suffix: str = ".c", opt: str = "-O2", link: str = "high",
-    runtime: bool = True, defines: Iterable[str] = (),
+    runtime: bool = True, defines: Iterable[str] = (), beside: Iterable[Path] = (),
 ) -> Path:
-    """Build a guest from source text, C or (with suffix ".S") assembly: for tests whose guest is a few lines."""
+    """Build a guest from source text, C or (with suffix ".S") assembly: for tests whose guest is a few lines.
+
+    `beside` are sources that it needs; their directories are searched for headers.
+    """
     source = CACHE_DIR / "text" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}" / f"{name}{suffix}"
     if not source.exists():
         source.parent.mkdir(parents=True, exist_ok=True)
         _replace(source, text.encode())
-    return build([source], opt=opt, link=link, runtime=runtime, defines=defines)
+    return build([source, *beside], opt=opt, link=link, runtime=runtime, defines=defines)
 
 
 def build_program(name: str, *, n: int | None = None, opt: str = "-O2", link: str = "high") -> Path:
@@ -217,7 +220,8 @@ def _compile(gcc: str, files: list[Path], flags: tuple[str, ...], target: Path) 
 
 
 def _explain(gcc: str, source: Path, stderr: str) -> str:
-    lines = [line for line in stderr.splitlines() if "error:" in line or "undefined reference" in line]
+    signs = ("error:", "undefined reference", "relocation truncated")
+    lines = [line for line in stderr.splitlines() if any(sign in line for sign in signs)]
     lines = (lines or stderr.splitlines() or ["no message"])[:3]
     return f"{gcc} could not build {source.name}:\n  " + "\n  ".join(lines) + "\ncorrect the source and build again"
 

@@ -7,7 +7,7 @@ from rows import BAD_LOAD, BAD_STACK, DE, INT3, NP, ROW, SHUT, UD, S, cr2, equal
 from trapbench import MISSING, RAM_END
 
 DOUBLE = [
-    S(DE, "#DE@start; #DF(0)@start", dict(gates={0: NP}), None, id="s163-de-np"),
+    S(DE, "#DE@start; #DF(0)@start -RF", dict(gates={0: NP}), None, id="s163-de-np"),
     S("start: div %rcx; n: hlt; h14: movq $0x7000, 32(%rsp); add $8, %rsp; iretq", "#DE@start; #PF(2)@start RF; #DE@start RF",
       BAD_STACK | dict(gates={14: dict(ist=1)}), None, id="s164-de-pf-serial"),
     S("start: int $33; n: hlt; h14: movq $0x7000, 32(%rsp); add $8, %rsp; iretq",
