@@ -162,7 +162,7 @@ class DebugPort(Signature):
     we, wdata : writes it at the clock edge and refetches from rip. Only when boundary is high.
     boundary : the last retired uop ended an instruction; the registers are those between two instructions.
     halted : the hart sleeps in hlt, and no timer of its own will wake it.
-    shutdown : it stopped on a triple fault; only reset leaves that state.
+    shutdown : it stopped on a triple fault, and no NMI that it may take has come since.
     """
 
     def __init__(self):

@@ -54,6 +54,7 @@ class Ctl(data.Struct):
     seg: 1
     intent: 1
     stack: 1
+    implicit: 1
     if_switch: 1
     cl: 1
     one: 1
@@ -110,6 +111,7 @@ def word(uop: Uop) -> dict:
         seg=uop.seg,
         intent=uop.intent,
         stack=uop.stack,
+        implicit=uop.implicit,
         if_switch=uop.if_switch,
         cl=uop.cl,
         one=uop.one,

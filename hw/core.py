@@ -9,6 +9,7 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib.wiring import Component, Out, connect, flipped
 
 from hw.address import AddressStage
+from hw.breakpoints import DR7_GD
 from hw.bus import ApicPort, DataBus, DebugPort, FetchBus, IoPort, IrqPort, PipePort, RetirePort
 from hw.config import Config
 from hw.decode import Decode
@@ -20,6 +21,7 @@ from hw.length import Length
 from hw.memory import MemoryStage
 from hw.regfile import Bypass, RegFile
 from hw.retire import RetireStage
+from hw.sysregs import CR4_DE
 
 
 class Core(Component):
@@ -51,7 +53,7 @@ class Core(Component):
         m.submodules.a = a = AddressStage(self._config.ram_bytes)
         m.submodules.m = mem = MemoryStage()
         m.submodules.x = x = ExecuteStage()
-        m.submodules.w = w = RetireStage()
+        m.submodules.w = w = RetireStage(self._config)
         m.submodules.regs = regs = RegFile()
 
         connect(m, length=length.o, decode=d.i)
@@ -161,6 +163,8 @@ class Core(Component):
             d.led.eq(x.led),
             d.resolved_target.eq(x.redirect.target),
             d.iopl.eq(Cat(w.rflags[RFlag.IOPL], w.rflags[RFlag.IOPL + 1])),
+            d.guard.eq(system.dr7[DR7_GD]),
+            d.de.eq(system.cr4[CR4_DE]),
             a.fs_base.eq(system.fs_base),
             a.gs_base.eq(system.gs_base),
             a.gate_addr.eq(system.idt_base + (w.event.vector << 4)),

@@ -8,6 +8,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
+from hw.breakpoints import Watch
 from hw.control import DELIVER, ROM, Ctl, lower_rom, lower_table
 from hw.handshake import has_room, register_output
 from hw.invariant import invariant
@@ -28,7 +29,7 @@ class Decode(Component):
     kill : drop the buffered uop and whatever routine is being walked, in this cycle.
     redirect : a predicted-taken branch has been issued in this cycle; younger fetches must be dropped.
     deliver, deliver_error : start the delivery routine in the next cycle (with kill); whether it pushes an error code.
-    cpl, iopl : the current privilege, for checks.
+    cpl, iopl, guard, de : the current privilege, DR7.GD and CR4.DE, for checks.
     delivering : the delivery routine is being walked.
     resolved, resolved_pc, agreed : how a conditional branch went (`hw.predict.AgreePredictor`).
     led, resolved_target : an indirect branch at resolved_pc went there (`hw.predict.TargetTable`).
@@ -42,6 +43,8 @@ class Decode(Component):
     deliver_error: In(1)
     cpl: In(2)
     iopl: In(2)
+    guard: In(1)
+    de: In(1)
     delivering: Out(1)
     resolved: In(1)
     resolved_pc: In(64)
@@ -79,7 +82,7 @@ class Decode(Component):
 
         # the sequencer
         bad = Signal(Fault)
-        lower_checks(m, row, self.delivering, self.cpl, self.iopl, insn, bad)
+        lower_checks(m, row, self.delivering, self.cpl, self.iopl, self.guard, self.de, insn, bad)
         fault = bad.valid
         condition = Mux(self.delivering, with_error, insn.rep != Rep.NONE)
         skip = Signal()
@@ -129,7 +132,7 @@ class Decode(Component):
             u.first.eq(~started & ~self.delivering),
             u.last.eq(last),
             u.deliver.eq(self.delivering),
-            u.iret.eq(ctl.iret),
+            u.iret.eq(ctl.iret & ~fault),
             u.fault.eq(bad),
             u.loop.eq(ctl.loop),
             u.cond.eq(
@@ -144,6 +147,10 @@ class Decode(Component):
             u.op.eq(ctl.op),
             u.imm.eq(Mux(self.delivering, 0, Mux(ctl.one, 1, insn.imm))),
         ]
+        with m.If((ctl.op == Op.IN) | (ctl.op == Op.OUT)):
+            m.d.comb += u.watch.eq(Watch.PORT)
+        with m.Elif((load | store) & ~ctl.implicit & ~self.delivering):
+            m.d.comb += u.watch.eq(Mux(store, Watch.WRITE, Watch.READ))
         with m.If(issue):
             m.d.sync += started.eq(~last)
         with m.If(self.kill):

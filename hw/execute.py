@@ -6,6 +6,7 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hw.alu import Alu
 from hw.bits import Bits
+from hw.breakpoints import Watch
 from hw.cpuid import lower_cpuid
 from hw.flags import status_image, status_of
 from hw.gates import Gates
@@ -256,7 +257,7 @@ class ExecuteStage(Component):
             out.target.eq(target),
             out.again.eq(again),
             out.ends.eq(ends),
-            out.la.eq(self.i.payload.la),
+            out.la.eq(Mux(u.watch == Watch.PORT, port, self.i.payload.la)),
             out.pa.eq(self.i.payload.pa),
             out.sp.eq(self.i.payload.sp),
             out.mem.eq(self.i.payload.mem),

@@ -8,8 +8,11 @@ from hw.isa.rows import Priv, Raise
 from hw.types import Fault
 
 
-def lower_checks(m, row, delivering, cpl, iopl, insn, bad):
-    """Faults known now, in the order of the manual: fetch, then invalid opcode, then privilege."""
+def lower_checks(m, row, delivering, cpl, iopl, guard, de, insn, bad):
+    """Faults known now, in the order of the manual: fetch, then invalid opcode, then privilege, then general detect.
+
+    ``guard`` is DR7.GD; ``de`` is CR4.DE, without which DR4 and DR5 are names of DR6 and DR7.
+    """
     memory = insn.modrm[6:8] != 3
     writes_memory = row.lock_ok & memory
     illegal = ~row.valid | (insn.lock & ~writes_memory) | (row.need_mem & ~memory)
@@ -25,7 +28,7 @@ def lower_checks(m, row, delivering, cpl, iopl, insn, bad):
             with m.If(Mux(extended, field != 0, (field == 1) | (field > 4))):
                 m.d.comb += undefined.eq(1)
         with m.Case(SysClass.DEBUG):
-            with m.If(extended):
+            with m.If(extended | (de & (field[1:3] == 2))):
                 m.d.comb += undefined.eq(1)
     with m.If(undefined):
         m.d.comb += [bad.valid.eq(1), bad.vector.eq(Vector.UD)]
@@ -39,6 +42,8 @@ def lower_checks(m, row, delivering, cpl, iopl, insn, bad):
                 bad.vector.eq(Vector.GP),
                 bad.has_error.eq(1),
             ]
+        with m.Elif(guard & (row.sysclass == SysClass.DEBUG)):
+            m.d.comb += [bad.valid.eq(1), bad.vector.eq(Vector.DB)]
         with m.Elif(row.raises == Raise.INT3.value):
             m.d.comb += [bad.valid.eq(1), bad.vector.eq(Vector.BP), bad.kind.eq(EventClass.SOFT)]
         with m.Elif(row.raises == Raise.INTN.value):

@@ -1,25 +1,28 @@
-"""The write stage: the architectural state changes here and nowhere else, in program order, one uop a cycle."""
+"""The write stage: the architectural state changes here and nowhere else, in program order, one uop a cycle.
+
+This file is what retires and what is thrown away. What else the stage holds has a file of its own each: `hw.rflags`,
+`hw.sysregs`, `hw.boundary` (pending debug traps, shadows, sleep), `hw.breakpoints`, `hw.nmi`, `hw.trap` (which event is taken,
+and the order among them), `hw.debugport`.
+"""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
+from hw.boundary import Boundary, Shadow
+from hw.breakpoints import Breakpoints, Watch
 from hw.bus import PHYS_BITS, DebugPort, IrqPort, RetirePort
-from hw.flags import status_image, status_of
+from hw.config import Config, Vendor
+from hw.debugport import DebugAccess
 from hw.invariant import invariant
-from hw.isa.facts import STATUS_BITS, DebugReg, RFlag, SysOp, SysReg, Vector
+from hw.isa.facts import EventClass, RFlag, SysOp, Vector
+from hw.nmi import NmiLatch
 from hw.regfile import Bypass
-from hw.sysregs import SysRegs
-from hw.trap import Event, Shadow, TrapPicker
+from hw.retireport import show
+from hw.rflags import Rflags
+from hw.sysregs import CR4_DE, SysRegs
+from hw.trap import Event, TrapPicker
 from hw.types import Done, Flags, Redirect
-
-#: RFLAGS bits that exist in 64-bit mode (VIF, VIP, VM stay 0), and the one that always reads as 1.
-RFLAGS_MASK = sum(1 << bit for bit in RFlag if bit.name not in ("VM", "VIF", "VIP")) | 1 << (RFlag.IOPL + 1)
-RFLAGS_ONE = 2
-
-#: What popf never changes, and what only CPL 0, and CPL <= IOPL, may change.
-_IOPL_BITS = 3 << RFlag.IOPL
-_STATUS = sum(1 << bit for bit in STATUS_BITS)
 
 
 class RetireStage(Component):
@@ -39,7 +42,8 @@ class RetireStage(Component):
     armed : a timer will interrupt. gate_trap, gate_cpl, gate_selector, gate_switch : what the delivery found in its gate.
     """
 
-    def __init__(self):
+    def __init__(self, config: Config):
+        self._config = config
         super().__init__(
             {
                 "i": In(stream.Signature(Done)),
@@ -90,41 +94,25 @@ class RetireStage(Component):
         d = self.i.payload
         u = d.u
         m.submodules.sys = system = self.sys
-        m.submodules.trap = trap = TrapPicker()
-        rflags, rip = Signal(64, init=RFLAGS_ONE), Signal(64)
-        boundary = Signal(init=1)
+        m.submodules.trap = trap = TrapPicker(self._config)
+        m.submodules.rflags = rflags = Rflags()
+        m.submodules.boundary = at = Boundary(self._config)
+        m.submodules.nmi = nmi = NmiLatch()
+        rip = Signal(64)
         held = Signal()  # a store is on the bus and not yet taken: nothing may come between
-        shadow = Signal(Shadow)
-        halted, mid_rep, step, stepping, stale = Signal(), Signal(), Signal(), Signal(), Signal()
-        nmi_before, nmi_pending, nmi_blocked = Signal(), Signal(), Signal()
-        m.d.sync += self.tsc.eq(self.tsc + 1)
-
-        # --- what happens in this cycle ---
-        stored, refetch = Signal(), Signal()
+        stale, stored, refetch = Signal(), Signal(), Signal()
         frozen = self.dbg.we
         alive = ~trap.shutdown & ~frozen
-        m.d.comb += [
-            trap.boundary.eq(boundary & ~held & ~trap.delivering & alive),
-            trap.fault.eq(u.fault),
-            trap.fault_valid.eq(self.i.valid & u.fault.valid & ~halted & alive & ~refetch),
-            trap.pc.eq(u.pc),
-            trap.next_pc.eq(u.next_pc),
-            trap.rip.eq(rip),
-            trap.rflags.eq(rflags),
-            trap.mid_rep.eq(mid_rep),
-            trap.step.eq(step),
-            trap.shadow.eq(shadow),
-            trap.nmi.eq(nmi_pending & ~nmi_blocked),
-            trap.intr.eq(self.irq.valid & rflags[RFlag.IF]),
-            trap.intr_vector.eq(self.irq.vector),
-            self.irq.ack.eq(trap.take_intr),
-            self.event.eq(trap.event),
-            self.delivering.eq(trap.delivering),
-        ]
+        m.d.sync += self.tsc.eq(self.tsc + 1)
+
+        # --- what retires in this cycle ---
         able, commit, ends = Signal(), Signal(), Signal()
+        between = at.boundary & ~held & alive
         m.d.comb += [
-            refetch.eq((stale | (stored & self.code_page)) & boundary & ~held & ~trap.asynchronous & alive),
-            able.eq(self.i.valid & ~u.fault.valid & ~trap.asynchronous & ~halted & alive & ~refetch),
+            refetch.eq((stale | (stored & self.code_page)) & between & ~trap.asynchronous),
+            able.eq(
+                self.i.valid & ~u.fault.valid & ~trap.asynchronous & ~trap.take_break & ~at.halted & alive & ~refetch
+            ),
             self.store.eq(able & u.store),
             self.store_pa.eq(d.pa),
             self.store_size.eq(u.msize),
@@ -136,8 +124,88 @@ class RetireStage(Component):
             self.busy.eq(self.i.valid),
         ]
         m.d.sync += held.eq(self.store & ~self.store_grant)
+        self._registers(m, d, u, able, commit)
+        self._events(m, u, trap, at, nmi, rflags, rip, between, alive & ~refetch)
+        self._breakpoints(m, d, u, trap, at, rflags, system, alive & ~refetch)
 
-        # --- registers ---
+        # --- flags, system registers, what is pending at the boundary ---
+        cpl = system.cs[0:2]
+        delivered = commit & (u.sysop == SysOp.DELIVER)
+        inner = self.gate_cpl != cpl
+        m.d.comb += [
+            rflags.commit.eq(commit),
+            rflags.ends.eq(d.ends),
+            rflags.last.eq(u.last),
+            rflags.iret.eq(u.iret),
+            rflags.size.eq(u.size),
+            rflags.sysop.eq(u.sysop),
+            rflags.flags.eq(d.flags),
+            rflags.image.eq(d.store),
+            rflags.cpl.eq(cpl),
+            rflags.gate_trap.eq(self.gate_trap),
+            self.rflags.eq(rflags.value),
+            self.flags_committed.eq(rflags.status),
+            self.cpl.eq(cpl),
+            system.we.eq(commit & (u.sysop == SysOp.WRITE)),
+            system.waddr.eq(u.sysreg),
+            system.wdata.eq(d.store),
+            system.swapgs.eq(commit & (u.sysop == SysOp.SWAPGS)),
+            system.fault_we.eq(trap.page_fault),
+            system.cr2.eq(trap.cr2),
+            system.deliver_we.eq(delivered),
+            system.new_cs.eq(Cat(self.gate_cpl, self.gate_selector[2:])),
+            system.new_ss.eq(self.gate_cpl),
+            system.ss_we.eq(inner),
+            trap.done.eq(delivered),
+            at.commit.eq(commit),
+            at.ends.eq(d.ends),
+            at.again.eq(d.again),
+            at.first.eq(u.first),
+            at.deliver.eq(u.deliver),
+            at.sysop.eq(u.sysop),
+            at.sysreg.eq(u.sysreg),
+            at.if_before.eq(rflags.value[RFlag.IF]),
+            at.tf_before.eq(rflags.value[RFlag.TF]),
+            at.tf_after.eq(rflags.after[RFlag.TF]),
+            at.take.eq(trap.take),
+            at.keep.eq(trap.take_fault & (u.fault.kind == EventClass.SOFT)),
+        ]
+        with m.If(ends):
+            m.d.sync += rip.eq(d.target)
+
+        # --- what was fetched before a store to it is fetched again ---
+        m.d.sync += stored.eq(commit & u.store)
+        with m.If(commit & u.store):
+            m.d.sync += self.stored_page.eq(d.pa[12:])
+        with m.If(refetch | trap.take):
+            m.d.sync += stale.eq(0)
+        with m.Elif(stored & self.code_page):
+            m.d.sync += stale.eq(1)
+        refetches = Signal()
+        with m.Switch(u.sysop):
+            with m.Case(SysOp.NONE, SysOp.OUT, SysOp.DELIVER):
+                pass
+            with m.Default():
+                m.d.comb += refetches.eq(ends)
+        m.d.comb += [
+            self.redirect.valid.eq(refetches | refetch | frozen),
+            self.redirect.target.eq(Mux(frozen | refetch, rip, d.target)),
+            self.flush.eq(trap.take | self.redirect.valid),
+            self.deliver.eq(trap.take),
+            self.deliver_error.eq(trap.taken.has_error),
+        ]
+        self._debug(m, rflags, rip, system, at)
+        show(m, self.retire, d, commit, rflags.after, trap)
+        self._promise(m, d, u, commit, held, rip, at, trap)
+        m.d.comb += [
+            self.dbg.boundary.eq(at.boundary),
+            self.dbg.halted.eq(at.halted & ~(self.armed & rflags.value[RFlag.IF])),
+            self.dbg.shutdown.eq(trap.shutdown & ~nmi.coming),
+        ]
+        return m
+
+    def _registers(self, m, d, u, able, commit):
+        """The register file, its bypass, and port output."""
         m.d.comb += [
             self.d_we.eq(commit & u.d_we),
             self.d_addr.eq(u.d_reg),
@@ -156,128 +224,95 @@ class RetireStage(Component):
             self.out_data.eq(d.store),
         ]
 
-        # --- flags ---
-        after = Signal(64)
-        arithmetic = Signal(64)
-        cpl = system.cs[0:2]
+    def _events(self, m, u, trap, at, nmi, rflags, rip, between, may_fault):
+        """Who asks to be taken, and the latch of NMIs."""
         m.d.comb += [
-            self.rflags.eq(rflags),
-            self.cpl.eq(cpl),
-            arithmetic.eq((rflags & ~_STATUS) | status_image(d.flags)),
-            after.eq(rflags),
-        ]
-        with m.If(commit):
-            m.d.comb += after.eq(arithmetic)
-            with m.If(d.ends):
-                m.d.comb += after[RFlag.RF].eq(0)
-            with m.Switch(u.sysop):
-                with m.Case(SysOp.POPF, SysOp.IRETF):
-                    self._load_flags(m, after, arithmetic, d.store, cpl, u)
-                with m.Case(SysOp.CLI):
-                    m.d.comb += after[RFlag.IF].eq(0)
-                with m.Case(SysOp.STI):
-                    m.d.comb += after[RFlag.IF].eq(1)
-                with m.Case(SysOp.CLD):
-                    m.d.comb += after[RFlag.DF].eq(0)
-                with m.Case(SysOp.STD):
-                    m.d.comb += after[RFlag.DF].eq(1)
-                with m.Case(SysOp.DELIVER):
-                    m.d.comb += [after[bit].eq(0) for bit in (RFlag.TF, RFlag.NT, RFlag.RF, RFlag.VM)]
-                    with m.If(~self.gate_trap):
-                        m.d.comb += after[RFlag.IF].eq(0)
-            with m.If(u.iret & u.last):  # what iretq loaded stands, RF included
-                m.d.comb += after[RFlag.RF].eq(rflags[RFlag.RF])
-        m.d.sync += rflags.eq((after & RFLAGS_MASK) | RFLAGS_ONE)
-        m.d.comb += self.flags_committed.eq(status_of(after))
-
-        # --- system registers ---
-        delivered = commit & (u.sysop == SysOp.DELIVER)
-        writes = commit & (u.sysop == SysOp.WRITE)
-        to_ss = u.sysreg == SysReg.SS
-        inner = self.gate_cpl != cpl
-        m.d.comb += [
-            system.we.eq(writes),
-            system.waddr.eq(u.sysreg),
-            system.wdata.eq(d.store),
-            system.swapgs.eq(commit & (u.sysop == SysOp.SWAPGS)),
-            system.fault_we.eq(trap.take & trap.page_fault),
-            system.cr2.eq(trap.cr2),
-            system.step_we.eq(trap.take_step),
-            system.deliver_we.eq(delivered),
-            system.new_cs.eq(Cat(self.gate_cpl, self.gate_selector[2:])),
-            system.new_ss.eq(self.gate_cpl),
-            system.ss_we.eq(inner),
-            system.db.eq(trap.event.vector == Vector.DB),
-            trap.done.eq(delivered),
+            trap.boundary.eq(between & ~trap.delivering),
+            trap.debug.eq(at.stepped | at.met.any()),
+            trap.mid_rep.eq(at.mid_rep),
+            trap.shadow.eq(at.shadow),
+            trap.nmi.eq(nmi.ready & ~self.dbg.we),
+            trap.intr.eq(self.irq.valid & rflags.value[RFlag.IF]),
+            trap.intr_vector.eq(self.irq.vector),
+            trap.fault.eq(u.fault),
+            trap.fault_valid.eq(self.i.valid & u.fault.valid & ~at.halted & may_fault),
+            trap.pc.eq(u.pc),
+            trap.next_pc.eq(u.next_pc),
+            trap.rip.eq(rip),
+            trap.rflags.eq(rflags.value),
+            self.irq.ack.eq(trap.take_intr),
+            self.event.eq(trap.event),
+            self.delivering.eq(trap.delivering),
+            nmi.line.eq(self.irq.nmi),
+            nmi.taken.eq(trap.take_nmi),
+            nmi.unblock.eq(u.iret & (rflags.commit | trap.take_fault)),
         ]
 
-        # --- instruction boundaries ---
-        started_stepping = Mux(u.first, rflags[RFlag.TF], stepping)
-        with m.If(commit):
-            m.d.sync += [boundary.eq(d.ends), stepping.eq(started_stepping)]
-        m.d.sync += stored.eq(commit & u.store)
-        with m.If(commit & u.store):
-            m.d.sync += self.stored_page.eq(d.pa[12:])
-        with m.If(refetch):
-            m.d.sync += stale.eq(0)
-        with m.Elif(stored & self.code_page):
-            m.d.sync += stale.eq(1)
-        shadows = writes & to_ss & (shadow != Shadow.MOVSS)  # a second one does not: Intel's rule (3.6)
-        with m.If(ends):
-            m.d.sync += [
-                rip.eq(d.target),
-                mid_rep.eq(d.again),
-                step.eq(started_stepping & ~u.deliver & ~shadows),
-                shadow.eq(Shadow.NONE),
-            ]
-            with m.If(shadows):
-                m.d.sync += shadow.eq(Shadow.MOVSS)
-            with m.Elif((u.sysop == SysOp.STI) & ~rflags[RFlag.IF]):
-                m.d.sync += shadow.eq(Shadow.STI)
-        with m.If(commit & (u.sysop == SysOp.HLT)):
-            m.d.sync += halted.eq(1)
-        with m.If(trap.take):
-            m.d.sync += [
-                boundary.eq(0),
-                halted.eq(0),
-                step.eq(0),
-                mid_rep.eq(0),
-                stale.eq(0),
-                shadow.eq(Shadow.NONE),
-            ]
-
-        # --- NMI: an edge asks, iretq unblocks ---
-        m.d.sync += nmi_before.eq(self.irq.nmi)
-        with m.If(trap.take_nmi):
-            m.d.sync += [nmi_pending.eq(0), nmi_blocked.eq(1)]
-        with m.Elif((commit | trap.fault_valid) & u.iret):
-            m.d.sync += nmi_blocked.eq(0)
-        with m.If(self.irq.nmi & ~nmi_before):
-            m.d.sync += nmi_pending.eq(1)
-
-        # --- refetch ---
-        refetches = Signal()
-        with m.Switch(u.sysop):
-            with m.Case(SysOp.NONE, SysOp.OUT, SysOp.DELIVER):
-                pass
-            with m.Default():
-                m.d.comb += refetches.eq(ends)
+    def _breakpoints(self, m, d, u, trap, at, rflags, system, may_fault):
+        """Breakpoints on the next instruction and on what retires; DR6 and DR7 as a debug exception leaves them."""
+        m.submodules.breakpoints = points = Breakpoints()
+        shadowed = (at.shadow == Shadow.MOVSS) & (self._config.vendor == Vendor.INTEL)
+        begins = self.i.valid & u.first & ~at.mid_rep & ~at.halted & ~rflags.value[RFlag.RF] & ~shadowed & may_fault
+        event = trap.event
         m.d.comb += [
-            self.redirect.valid.eq(refetches | refetch | frozen),
-            self.redirect.target.eq(Mux(frozen | refetch, rip, d.target)),
-            self.flush.eq(trap.take | self.redirect.valid),
-            self.deliver.eq(trap.take),
-            self.deliver_error.eq(trap.taken.has_error),
+            points.dr0.eq(system.dr0),
+            points.dr1.eq(system.dr1),
+            points.dr2.eq(system.dr2),
+            points.dr3.eq(system.dr3),
+            points.dr7.eq(system.dr7),
+            points.de.eq(system.cr4[CR4_DE]),
+            points.starts.eq(begins),
+            points.pc.eq(u.pc),
+            points.watch.eq(u.watch),
+            points.address.eq(d.la),
+            points.size.eq(Mux(u.watch == Watch.PORT, u.size, u.msize)),
+            trap.breaks.eq(points.code.any()),
+            at.hits.eq(points.data),
+            system.dr6_we.eq(
+                trap.take_debug
+                | trap.take_break
+                | (trap.take_fault & (u.fault.vector == Vector.DB) & (u.fault.kind == EventClass.FAULT))
+            ),
+            system.dr6_bs.eq(trap.take_debug & at.stepped),
+            system.dr6_bd.eq(trap.take_fault),
+            system.db.eq(
+                (event.vector == Vector.DB) & ((event.kind == EventClass.FAULT) | (event.kind == EventClass.TRAP))
+            ),
         ]
-        self._promise(m, commit, held, rflags, rip, boundary, system, trap)
-        self._debug(m, rflags, rip, system, boundary, step, shadow, halted)
-        self._show(m, d, u, commit, ends, rip, after, trap)
-        m.d.comb += [self.dbg.halted.eq(halted & ~(self.armed & rflags[RFlag.IF])), self.dbg.shutdown.eq(trap.shutdown)]
-        return m
+        with m.If(trap.take_debug):
+            m.d.comb += system.dr6_b.eq(at.met)
+        with m.Elif(trap.take_break):
+            m.d.comb += system.dr6_b.eq(points.code)
 
-    def _promise(self, m, commit, held, rflags, rip, boundary, system, trap):
+    def _debug(self, m, rflags, rip, system, at):
+        """The debug port: a write replaces a register and refetches."""
+        m.submodules.debug = access = DebugAccess()
+        port = self.dbg
+        m.d.comb += [
+            access.addr.eq(port.addr),
+            access.we.eq(port.we),
+            access.gpr.eq(self.debug_data),
+            access.rip.eq(rip),
+            access.rflags.eq(rflags.value),
+            access.cpl.eq(self.cpl),
+            access.system.eq(system.debug_data),
+            port.rdata.eq(access.rdata),
+            self.debug_addr.eq(access.gpr_addr),
+            system.debug.eq(access.system_addr),
+            rflags.we.eq(access.rflags_we),
+            rflags.wdata.eq(port.wdata),
+        ]
+        with m.If(access.gpr_we):
+            m.d.comb += [self.d_we.eq(1), self.d_addr.eq(access.gpr_addr), self.d_data.eq(port.wdata)]
+        with m.If(access.rip_we):  # the same rip is a refetch, and changes nothing else
+            m.d.comb += [self.redirect.target.eq(port.wdata), at.moved.eq(port.wdata != rip)]
+            m.d.sync += rip.eq(port.wdata)
+        with m.If(access.system_we):
+            m.d.comb += [system.we.eq(1), system.waddr.eq(access.system_addr), system.wdata.eq(port.wdata)]
+
+    def _promise(self, m, d, u, commit, held, rip, at, trap):
         """Invariants of retirement."""
-        d, u, frozen = self.i.payload, self.i.payload.u, self.dbg.we
+        frozen, system = self.dbg.we, self.sys
         writes = Signal()  # registers, flags or system state, in this cycle
         m.d.comb += writes.eq(
             commit & ((u.d_we & (u.d_reg < 16)) | u.sp_we | (u.flags != 0) | (u.sysop != SysOp.NONE))
@@ -295,9 +330,11 @@ class RetireStage(Component):
         with m.If(commit):
             invariant(m, "retire.deliver", u.deliver == trap.delivering, "{} in a delivery: {}", u.deliver, trap.delivering)
             with m.If(~u.deliver):
-                invariant(m, "retire.first", u.first == boundary, "a uop of {:#x} in the middle of another", u.pc)
+                invariant(m, "retire.first", u.first == at.boundary, "a uop of {:#x} in the middle of another", u.pc)
             with m.If(u.first):
                 invariant(m, "retire.order", u.pc == rip, "{:#x} retires where {:#x} is next", u.pc, rip)
+        with m.If(trap.take_break):
+            invariant(m, "retire.breakpoint", (u.pc == rip) & at.boundary, "a breakpoint on {:#x}, {:#x} is next", u.pc, rip)
         asked = Signal(PHYS_BITS + 64 + 3)  # by a store that the bus has not taken
         with m.If(self.store & ~self.store_grant):
             m.d.sync += asked.eq(Cat(self.store_pa, self.store_size, self.store_lock, self.store_data))
@@ -305,88 +342,3 @@ class RetireStage(Component):
             asks = Cat(self.store_pa, self.store_size, self.store_lock, self.store_data)
             invariant(m, "retire.held", self.store & ~trap.take, "a store on the bus is given up")
             invariant(m, "retire.stable", asked == asks, "a store to {:#x} changes on the bus", self.store_pa)
-        fixed = (rflags & ~RFLAGS_MASK) == RFLAGS_ONE
-        invariant(m, "retire.rflags", fixed, "reserved bits of {:#x}", rflags)
-
-    def _load_flags(self, m, after, arithmetic, image, cpl, u):
-        """popf and iretq: what of the image is loaded (trap semantics 6 and 9)."""
-        iopl = Cat(arithmetic[RFlag.IOPL], arithmetic[RFlag.IOPL + 1])
-        taken = Signal(64)
-        always = _STATUS | 1 << RFlag.TF | 1 << RFlag.DF | 1 << RFlag.NT
-        wide = 1 << RFlag.AC | 1 << RFlag.ID
-        m.d.comb += taken.eq(always)
-        with m.If(u.size != 1):
-            m.d.comb += taken.eq(always | wide | Mux(u.iret, 1 << RFlag.RF, 0))
-        with m.If(cpl == 0):
-            m.d.comb += [taken[RFlag.IOPL].eq(1), taken[RFlag.IOPL + 1].eq(1)]
-        with m.If(cpl <= iopl):
-            m.d.comb += taken[RFlag.IF].eq(1)
-        m.d.comb += after.eq((arithmetic & ~taken) | (image & taken))
-        with m.If(~u.iret):
-            m.d.comb += after[RFlag.RF].eq(0)
-
-    def _debug(self, m, rflags, rip, system, boundary, step, shadow, halted):
-        """The debug port: reads are combinational, a write replaces a register and refetches."""
-        port = self.dbg
-        index = port.addr
-        m.d.comb += [
-            self.debug_addr.eq(index[:4]),
-            system.debug.eq(index - DebugReg.SYS),
-            port.boundary.eq(boundary),
-        ]
-        with m.If(index < 16):
-            m.d.comb += port.rdata.eq(self.debug_data)
-        with m.Elif(index == DebugReg.RIP):
-            m.d.comb += port.rdata.eq(rip)
-        with m.Elif(index == DebugReg.RFLAGS):
-            m.d.comb += port.rdata.eq(rflags)
-        with m.Elif(index == DebugReg.CPL):
-            m.d.comb += port.rdata.eq(self.cpl)
-        with m.Else():
-            m.d.comb += port.rdata.eq(system.debug_data)
-        with m.If(port.we):
-            with m.If(index < 16):
-                m.d.comb += [self.d_we.eq(1), self.d_addr.eq(index), self.d_data.eq(port.wdata)]
-            with m.Elif(index == DebugReg.RIP):
-                m.d.comb += self.redirect.target.eq(port.wdata)
-                m.d.sync += [rip.eq(port.wdata), step.eq(0), shadow.eq(Shadow.NONE), halted.eq(0)]
-            with m.Elif(index == DebugReg.RFLAGS):
-                m.d.comb += self.flags_committed.eq(status_of(port.wdata))
-                m.d.sync += rflags.eq((port.wdata & RFLAGS_MASK) | RFLAGS_ONE)
-            with m.Elif(index >= DebugReg.SYS):
-                m.d.comb += [system.we.eq(1), system.waddr.eq(index - DebugReg.SYS), system.wdata.eq(port.wdata)]
-
-    def _show(self, m, d, u, commit, ends, rip, after, trap):
-        """The retire port."""
-        r = self.retire
-        m.d.comb += [
-            r.valid.eq(commit),
-            r.first.eq(u.first),
-            r.last.eq(d.ends),
-            r.again.eq(d.again),
-            r.pc.eq(u.pc),
-            r.length.eq(u.length),
-            r.bytes.eq(u.bytes),
-            r.next_pc.eq(d.target),
-            r.reg_we.eq(u.d_we),
-            r.reg.eq(u.d_reg),
-            r.reg_data.eq(d.result),
-            r.sp_we.eq(u.sp_we),
-            r.sp.eq(d.sp),
-            r.mem_re.eq(u.load),
-            r.mem_we.eq(u.store),
-            r.mem_addr.eq(d.la),
-            r.mem_size.eq(u.msize),
-            r.mem_data.eq(Mux(u.store, d.store, d.mem)),
-            r.rflags.eq((after & RFLAGS_MASK) | RFLAGS_ONE),
-            r.iret.eq(u.iret),
-            r.deliver.eq(u.deliver),
-            r.trap.eq(trap.take),
-            r.trap_vector.eq(trap.taken.vector),
-            r.trap_class.eq(trap.taken.kind),
-            r.trap_has_error.eq(trap.taken.has_error),
-            r.trap_error.eq(trap.taken.error),
-            r.trap_rip.eq(trap.taken.rip),
-            r.trap_addr.eq(trap.cr2),
-        ]
-

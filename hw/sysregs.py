@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.bus import APIC_BASE
@@ -53,6 +53,9 @@ ROWS = (
     SysRow(SysReg.APIC_BASE, 0x800, APIC_BASE | 0x900, APIC_BASE | 0x100),
 )
 
+#: CR4.DE, debugging extensions: I/O breakpoints, and no DR4 and DR5.
+CR4_DE = 3
+
 #: DR6 bits that the trap logic sets or rewrites.
 DR6_BS = 1 << 14
 DR6_B = 0xF
@@ -65,7 +68,8 @@ class SysRegs(Component):
     -------
     read, read_data : what execute reads. debug, debug_data : what the debug port reads. Both combinational.
     we, waddr, wdata : a write at the clock edge. swapgs : exchanges the two GS bases.
-    fault_we, cr2 : records a page fault's address. step_we : a single step is delivered: DR6.BS set, B0-3 cleared.
+    fault_we, cr2 : records a page fault's address. dr6_we, dr6_b, dr6_bs, dr6_bd : a debug exception is taken: B0-3 are
+    rewritten, BS and BD are set, never cleared.
     deliver_we, cs, ss, ss_we : selectors after a delivery; db : it was a #DB, which clears DR7.GD.
     tpr, cr8_we : CR8 is a half of the interrupt controller's task priority, and a write of it goes there.
     NAME : the value of each register that other parts watch, in lower case.
@@ -84,6 +88,12 @@ class SysRegs(Component):
         SysReg.FS_BASE,
         SysReg.GS_BASE,
         SysReg.APIC_BASE,
+        SysReg.CR4,
+        SysReg.DR0,
+        SysReg.DR1,
+        SysReg.DR2,
+        SysReg.DR3,
+        SysReg.DR7,
     )
 
     def __init__(self):
@@ -99,7 +109,10 @@ class SysRegs(Component):
                 "swapgs": In(1),
                 "fault_we": In(1),
                 "cr2": In(64),
-                "step_we": In(1),
+                "dr6_we": In(1),
+                "dr6_b": In(4),
+                "dr6_bs": In(1),
+                "dr6_bd": In(1),
                 "deliver_we": In(1),
                 "new_cs": In(16),
                 "new_ss": In(16),
@@ -133,8 +146,9 @@ class SysRegs(Component):
             ]
         with m.If(self.fault_we):
             m.d.sync += value[SysReg.CR2].eq(self.cr2)
-        with m.If(self.step_we):
-            m.d.sync += value[SysReg.DR6].eq((value[SysReg.DR6] & ~DR6_B) | DR6_BS)
+        with m.If(self.dr6_we):
+            sticky = Cat(Const(0, 13), self.dr6_bd, self.dr6_bs)
+            m.d.sync += value[SysReg.DR6].eq((value[SysReg.DR6] & ~DR6_B) | self.dr6_b | sticky)
         with m.If(self.deliver_we):
             m.d.sync += value[SysReg.CS].eq(self.new_cs)
             with m.If(self.ss_we):

@@ -6,6 +6,7 @@ Program order is everything: a struct belongs to one uop, and a `Fault` found an
 from amaranth.hdl import unsigned
 from amaranth.lib import data, enum
 
+from hw.breakpoints import Watch
 from hw.isa.facts import EventClass, Op, SysOp
 
 
@@ -121,6 +122,7 @@ class Uop(data.Struct):
     load: 1
     store: 1
     msize: 2
+    watch: Watch
     lock: 1
     sp_we: 1
     fault: Fault
@@ -197,7 +199,7 @@ class Done(data.Struct):
     target: 64  # rip after the instruction
     again: 1
     ends: 1  # the uop ends its instruction (last, or a rep count of 0)
-    la: 64
+    la: 64  # or the port of an `in` or `out`
     pa: 32
     sp: 64
     mem: 64

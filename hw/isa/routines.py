@@ -20,7 +20,8 @@ def _frame(n: int, d: int) -> Uop:
 
 
 def _load(d: int, base: int, disp: int = 0) -> Uop:
-    return Uop(Op.MOV, b=Sel.MEM, d=d, amode=AMode.BASE, base=base, disp=disp, load=True, **_Q)
+    """Loads a quadword of a descriptor."""
+    return Uop(Op.MOV, b=Sel.MEM, d=d, amode=AMode.BASE, base=base, disp=disp, load=True, implicit=True, **_Q)
 
 
 def _push(disp: int, **what) -> Uop:
@@ -205,7 +206,7 @@ ROUTINES: dict[str, tuple[Uop, ...]] = {
         _load(T2, T5, 8),
         Uop(Op.TRCHK, a=T1, b=T2, d=T3, **_Q),
         Uop(Op.TRLIMIT, a=T1, d=T4, **_Q),
-        Uop(Op.TRBUSY, a=T1, amode=AMode.BASE, base=T5, store=True, **_Q),
+        Uop(Op.TRBUSY, a=T1, amode=AMode.BASE, base=T5, store=True, implicit=True, **_Q),
         # --- point of no return ---
         Uop(Op.WRSYS, b=T3, sysop=SysOp.WRITE, sysreg=SysReg.TR_BASE, **_Q),
         Uop(Op.WRSYS, b=T4, sysop=SysOp.WRITE, sysreg=SysReg.TR_LIMIT, **_Q),

@@ -150,6 +150,7 @@ class Uop:
     if_switch: bool = False  # the load happens only if the delivery switches stacks
     intent: bool = False  # the load checks for a write, because a store to the same place follows
     stack: bool = False  # a bad address is a stack fault
+    implicit: bool = False  # the access is none that the instruction asks for: data breakpoints do not see it
     loop: bool = False  # the sequencer starts the instruction over (next string iteration)
 
 

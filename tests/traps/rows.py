@@ -1,7 +1,7 @@
 """What the tables of scenarios share: programs, set-ups, checks of the end, and how a row runs.
 
-A row is text for the assembler, the traps in the notation of `trapbench`, the set-up (`Bench.load`, and ``ends``: how the run
-ends if not asleep), and a check of the end, or several. Its id begins with the number of the scenario in the reference.
+A row is text for the assembler, the traps in the notation of `trapbench`, the set-up (`Bench.load`; ``ends``: how the run
+ends if not asleep; ``events``: of `Bench.run`), and a check of the end, or several. Its id begins with the number of the scenario in the reference.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from trapbench import HALT, STACK, Bench
 
+from hw.config import Vendor
 from sim.engine import StopReason
 
 S = pytest.param
@@ -28,6 +29,9 @@ SHUT = dict(ends=StopReason.SHUTDOWN)
 TF, IRET_FRAME = dict(flags="TF"), ["l", 8, 2, 0x7100, 0x10]
 NP = dict(p=0)
 
+#: A row whose machine follows AMD.
+AMD = pytest.mark.config(vendor=Vendor.AMD)
+
 #: DR6 after a single step and after reset.
 BS, CLEAN = 0xFFFF4FF0, 0xFFFF0FF0
 
@@ -35,10 +39,10 @@ BS, CLEAN = 0xFFFF4FF0, 0xFFFF0FF0
 def run_row(bench: Bench, text: str, expect: str, setup: dict[str, Any], check: Any) -> None:
     """Run a row and compare."""
     setup = dict(setup)
-    ends = setup.pop("ends", StopReason.HALTED)
+    ends, events = setup.pop("ends", StopReason.HALTED), setup.pop("events", ())
     bench.load(text, **{"rsp": 0x7000 if "stack" in setup else STACK} | setup)
     bench.before = {"rsp": bench.reg("rsp")}
-    bench.run()
+    bench.run(events)
     bench.expect(expect)
     assert bench.reason == ends
     if ends == StopReason.HALTED and bench.labels["done"] >= 0 and "TF" not in setup.get("flags", ""):

@@ -9,8 +9,7 @@ NOT_YET = {
     52: "syscall is not in the instruction table",
     **{n: "syscall and sysret are not in the instruction table" for n in (76, 77, 78, 79)},
     **{n: "lss is not in the instruction table" for n in (65, 66)},
-    87: "CR4.DE is not looked at: dr4 and dr5 are always dr6 and dr7",
-    **{n: "debug register breakpoints and general detect" for n in range(92, 121)},
+    116: "syscall is not in the instruction table",
     159: "wrmsr is not in the instruction table; tests/unit/test_lapic.py has it at the registers",
     162: "several harts",
     172: "a triple fault stops the hart for good; the run ends there",
@@ -24,7 +23,6 @@ NOT_YET = {
 PARTLY = {
     53: "only the image: the fix-up is a matter of the runtime (tests/kprobes)",
     134: "the kernel's data segments stay loaded",
-    133: "without a breakpoint at the target",
     135: "a frame beyond RAM: there is no paging",
 }
 

@@ -1,7 +1,7 @@
 """Scenarios of the trap semantics, 11.3: single step."""
 
 import pytest
-from rows import BAD_LOAD, BS, CLEAN, DE, IRET_FRAME, ROW, TF, UD, S, cr2, dr6, equal, regs, run_row
+from rows import AMD, BAD_LOAD, BS, CLEAN, DE, IRET_FRAME, ROW, TF, UD, S, cr2, dr6, equal, regs, run_row
 from trapbench import MISSING, RAM_END, STACK, STEP
 
 STEPS = [
@@ -19,11 +19,17 @@ STEPS = [
     S(STEP + "start: mov %ecx, %ss; m: nop; done: hlt", "#DB@done TF", TF | dict(rcx=0x10), None, id="s063-mov-ss"),
     S(STEP + "start: mov %ecx, %ss; mov %ecx, %ss; n: nop; done: hlt", "#DB@n TF; #DB@done", TF | dict(rcx=0x10), None,
       id="s064-two-mov-ss"),
+    S(STEP + "start: mov %ecx, %ss; mov %ecx, %ss; mov %ecx, %ss; n: nop; done: hlt", "#DB@done TF", TF | dict(rcx=0x10), None,
+      id="s064-three-mov-ss-amd", marks=AMD),
+    S(STEP + "start: mov %ecx, %ss; mov %ecx, %ss; mov %ecx, %ss; n: nop; done: hlt", "#DB@start+4 TF; #DB@done",
+      TF | dict(rcx=0x10), None, id="s064-three-mov-ss"),
     S(STEP + "start: mov %ecx, %ds; n: nop; done: hlt", "#DB@n TF; #DB@done", TF | dict(rcx=0x10), None, id="s063-mov-ds"),
     S(STEP + "start: sti; a: and %eax, %eax; done: hlt", "#DB@a TF IF; #DB@done TF IF", TF, None, id="s067-sti"),
     S(STEP + "start: cli; done: hlt", "#DB@done TF -IF", dict(flags="TF IF"), None, id="s067-cli"),
     S(STEP + "start: rep movsb; done: hlt", "#DB@start RF TF; #DB@start RF; #DB@done -RF",
       TF | dict(rcx=3, rsi=0x30000, rdi=0x30100), lambda b: equal([t.rcx for t in b.taken], [2, 1, 0]), id="s068-rep"),
+    S(STEP + "start: rep movsb; done: hlt", "#DB@start -RF TF; #DB@start -RF; #DB@done -RF",
+      TF | dict(rcx=3, rsi=0x30000, rdi=0x30100), None, id="s068-rep-amd", marks=AMD),
     S(STEP + "start: rep movsb; done: hlt", "#DB@done -RF", TF | dict(rsi=0x30000, rdi=0x30100), None, id="s069-rep-0"),
     S(STEP + "start: repe cmpsb; done: hlt", "#DB@start RF; #DB@done -RF",
       TF | dict(rcx=5, rsi=0x30000, rdi=0x30100, mem={0x30000: b"ab", 0x30100: b"ac"}), regs(rcx=3), id="s070-cmps"),

@@ -128,12 +128,12 @@ class Bench:
         mem: dict[int, bytes] | None = None,
         at: int = CODE,
         idt: int = IDT,
-        **regs: int,
+        **regs: int | str,
     ) -> None:
         """Lay out everything and put the hart at ``start`` or, without such a label, at the first byte.
 
         `flags`: names of the flags set at the start. `gates`: what is special about a gate. `stack`: quadwords at rsp.
-        `regs`: registers by name, system registers among them.
+        `regs`: registers by name, system registers among them: numbers, or labels.
         """
         code = self._assemble(text, at=at)
         self.labels = {"done": -1} | code.labels | {"MISSING": MISSING, "RAM_END": RAM_END}
@@ -161,7 +161,7 @@ class Bench:
         if pushed:
             write(values["rsp"], struct.pack(f"<{len(pushed)}Q", *pushed))
         for name, value in values.items():
-            self.engine.write_reg(0, REGISTERS[name], value)
+            self.engine.write_reg(0, REGISTERS[name], self.value(value))
         self.engine.drain()
         self.engine.record(Recording.ALL)
 

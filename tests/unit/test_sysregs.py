@@ -39,7 +39,7 @@ FACTS = {
     "APIC_BASE": (0xFEE00900, 0x800, 0xFEE00100),  # the page, EN, BSP
     "EFER": (0x500, 0xD01, 0),  # NXE LMA LME SCE
 }
-EVENTS = ("we", "swapgs", "fault_we", "step_we", "deliver_we")
+EVENTS = ("we", "swapgs", "fault_we", "dr6_we", "deliver_we")
 
 
 class Model:
@@ -116,7 +116,7 @@ def test_nothing_changes_without_a_write(rng):
     async def test(model):
         for name in FACTS:
             await model.write(name, rng.getrandbits(64))
-        await model.tick(wdata=M64, waddr=SysReg.DR0, cr2=5, new_cs=7, new_ss=9, ss_we=1, db=1)
+        await model.tick(wdata=M64, waddr=SysReg.DR0, cr2=5, new_cs=7, new_ss=9, ss_we=1, db=1, dr6_b=15, dr6_bs=1, dr6_bd=1)
 
     run(test)
 
@@ -154,14 +154,15 @@ def test_a_page_fault_writes_cr2(rng):
     run(test)
 
 
-@pytest.mark.parametrize("before, after", ((0, 0x4000), (0xF, 0x4000), (0xE00F, 0xE000), (0x2005, 0x6000)))
-def test_a_single_step_sets_bs(before, after):
-    """BS is set and B3 to B0 cleared; BD and BT are left for software to clear."""
+@pytest.mark.parametrize("before", (0, 0xF, 0xE00F, 0x2005))
+@pytest.mark.parametrize("b, bs, bd", ((0, 1, 0), (5, 0, 0), (10, 1, 0), (0, 0, 1)))
+def test_a_debug_exception_writes_dr6(before, b, bs, bd):
+    """B3 to B0 are rewritten, BS and BD set; what is set of BS, BD and BT is left for software to clear."""
 
     async def test(model):
         await model.write("DR6", before)
-        await model.tick(step_we=1)
-        model.value["DR6"] = after | 0xFFFF0FF0
+        await model.tick(dr6_we=1, dr6_b=b, dr6_bs=bs, dr6_bd=bd)
+        model.value["DR6"] = before & 0xE000 | b | bs << 14 | bd << 13 | 0xFFFF0FF0
 
     run(test)
 

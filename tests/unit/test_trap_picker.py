@@ -7,8 +7,10 @@ import itertools
 
 import pytest
 
+from hw.boundary import Shadow
+from hw.config import Config, Vendor
 from hw.isa.facts import EventClass, RFlag, Vector
-from hw.trap import FaultClass, Shadow, TrapPicker
+from hw.trap import FaultClass, TrapPicker
 from tests.unit.opbench import M64, simulate
 
 PC, NEXT, RIP = 0x1000, 0x1003, 0x7777
@@ -29,7 +31,7 @@ FIRST = {
     **{f"fault {v.name}": fault(v) for v in (*CONTRIBUTORY, Vector.PF, *BENIGN)},
     **{f"int {v}": fault(v, EventClass.SOFT) for v in (3, 8, 13, 14, 255)},
     "icebp": fault(Vector.DB, EventClass.ICEBP),
-    "step": "step",
+    "debug trap": "debug",
     "nmi": "nmi",
     "intr": "intr",
 }
@@ -54,9 +56,9 @@ class Bench:
         """A fault of the oldest uop, or the name of an asynchronous request, and other inputs."""
         ctx, dut = self.ctx, self.dut
         asks = isinstance(what, str)
-        inputs = {name: what == name for name in ("step", "nmi", "intr")}
+        inputs = {name: what == name for name in ("debug", "nmi", "intr", "breaks")}
         inputs |= dict(pc=PC, next_pc=NEXT, rip=RIP, intr_vector=INTR_VECTOR)
-        inputs |= dict(boundary=asks, fault_valid=what is not None and not asks, shadow=Shadow.NONE, mid_rep=0, done=0)
+        inputs |= dict(boundary=asks and what != "breaks", fault_valid=what is not None and not asks, shadow=Shadow.NONE, mid_rep=0, done=0)
         for name, value in (inputs | dict(rflags=2) | ports).items():
             ctx.set(getattr(dut, name), value)
         ctx.set(dut.fault, what if isinstance(what, dict) else {})
@@ -82,8 +84,8 @@ class Bench:
         assert not self.ctx.get(self.dut.delivering)
 
 
-def run(test):
-    dut = TrapPicker()
+def run(test, vendor=Vendor.INTEL):
+    dut = TrapPicker(Config(vendor=vendor))
 
     async def bench(ctx):
         await test(Bench(ctx, dut))
@@ -92,25 +94,26 @@ def run(test):
 
 
 def test_priority_at_a_boundary():
-    """Single step, NMI, interrupt, fault: the first of these that is there; a shadow holds the middle two."""
+    """Debug trap, NMI, interrupt, instruction breakpoint, fault: the first of these that is there and not held."""
 
     async def test(b):
-        for boundary, step, nmi, intr, faulty in itertools.product((0, 1), repeat=5):
+        for boundary, debug, nmi, intr, breaks, faulty in itertools.product((0, 1), repeat=6):
             for shadow in Shadow:
-                b.put(boundary=boundary, step=step, nmi=nmi, intr=intr, fault_valid=faulty, shadow=shadow)
+                b.put(boundary=boundary, debug=debug, nmi=nmi, intr=intr, fault_valid=faulty, shadow=shadow, breaks=breaks)
                 b.ctx.set(b.dut.fault, fault(Vector.UD))
                 free = shadow == Shadow.NONE
                 candidates = (
-                    (boundary and step, "step", Vector.DB, EventClass.TRAP),
+                    (boundary and debug and shadow != Shadow.MOVSS, "debug", Vector.DB, EventClass.TRAP),
                     (boundary and nmi and free, "nmi", Vector.NMI, EventClass.NMI),
                     (boundary and intr and free, "intr", INTR_VECTOR, EventClass.INTR),
+                    (breaks, "break", Vector.DB, EventClass.FAULT),
                     (faulty, "fault", Vector.UD, EventClass.FAULT),
                 )
                 winner = next((c for c in candidates if c[0]), None)
                 name = winner[1] if winner else None
-                want = tuple(int(name == n) for n in ("step", "nmi", "intr"))
-                assert b.get("take_step", "take_nmi", "take_intr") == want
-                assert b.get("take", "asynchronous") == (winner is not None, any(want))
+                want = tuple(int(name == n) for n in ("debug", "nmi", "intr", "break", "fault"))
+                assert b.get("take_debug", "take_nmi", "take_intr", "take_break", "take_fault") == want
+                assert b.get("take", "asynchronous") == (winner is not None, any(want[:3]))
                 if winner:
                     new = b.taken()
                     assert (new.vector, new.kind, new.has_error) == (winner[2], winner[3], 0)
@@ -180,6 +183,18 @@ def test_triple_fault(third):
             assert b.get("shutdown") == (fatal,)
         if not fatal:
             assert b.ctx.get(b.dut.event).vector == third
+            return
+        for what in ("debug", "intr"):
+            b.put(what, boundary=0)
+            assert b.get("take") == (0,), "neither ends a shutdown"
+        b.put("nmi", boundary=0)
+        assert (b.taken().vector, b.taken().kind, b.taken().rip) == (Vector.NMI, EventClass.NMI, RIP)
+        await b.tick()
+        assert b.get("shutdown", "delivering") == (0, 1)
+        b.put(fault(Vector.GP))
+        assert b.taken().vector == Vector.GP, "an NMI is benign: what its delivery meets is serial"
+        await b.tick()
+        assert b.get("shutdown") == (0,)
 
     run(test)
 
@@ -212,15 +227,16 @@ def test_serial_faults_take_the_class_of_the_last():
     run(test)
 
 
-def test_what_is_saved():
-    """rip, and the RF bit of the image (trap semantics 1.2); all other flags as they are."""
+@pytest.mark.parametrize("vendor", Vendor)
+def test_what_is_saved(vendor):
+    """rip, and the RF bit of the image (trap semantics 1.2 and 3.5); all other flags as they are."""
 
     async def saved(b, what, rf, mid_rep):
         rflags = 0x246 | rf * RF
         b.put(what, rflags=rflags, mid_rep=mid_rep)
         new = b.taken()
         if isinstance(what, str):  # between two instructions, or two iterations
-            rip, restart, saved_rf = RIP, RIP, rf or mid_rep
+            rip, restart, saved_rf = RIP, RIP, rf or (mid_rep and not (vendor == Vendor.AMD and what == "debug"))
         elif what["kind"] == EventClass.FAULT:
             rip, restart, saved_rf = PC, PC, 1
         else:  # int n, int3, int1: behind it, but a fault of the delivery repeats it
@@ -240,8 +256,10 @@ def test_what_is_saved():
     async def test(b):
         for what, rf, mid_rep in itertools.product(FIRST.values(), (0, 1), (0, 1)):
             await saved(b, what, rf, mid_rep)
+        b.put("breaks")
+        assert (b.taken().rip, b.taken().restart, b.taken().flags) == (PC, PC, 2)
 
-    run(test)
+    run(test, vendor)
 
 
 def test_nothing_is_taken_without_a_cause():
