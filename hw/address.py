@@ -1,14 +1,15 @@
 """The address stage: base + index * scale + disp, segment base, translation, and the load's request."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from hw.bus import PHYS_BITS
 from hw.handshake import has_room, register_output
 from hw.isa.facts import Vector
+from hw.paging import FRAME_BITS, WalkPort
 from hw.regfile import Bypass, forward
-from hw.translate import Translate
+from hw.translate import DataTranslate
 from hw.types import Addressed, Decoded, Override
 
 
@@ -46,7 +47,10 @@ class AddressStage(Component):
     base_addr, base_data, index_addr, index_data : register file ports.
     from_m, from_x, from_w : bypasses, youngest first.
     stores : for m, x and w: valid, pa and size of a store that is not yet in memory.
+    stores : for m, x and w: also whether it is split.
     request, request_pa, request_size, request_lock, grant : the load's request; it is made in a cycle with both.
+    request_split, request_rest : it crosses its page, and goes on in another frame.
+    walk : to the page walker. walking : it has the data bus. smap, ac : CR4.SMAP; RFLAGS.AC, which lifts it.
     fs_base, gs_base : segment bases. gate_addr : address of the gate of the vector being delivered, and whether it lies
     beyond the IDT's limit. switch : the delivery switches stacks. user : CPL is 3.
     """
@@ -68,6 +72,12 @@ class AddressStage(Component):
             "request_pa": Out(PHYS_BITS),
             "request_size": Out(2),
             "request_lock": Out(1),
+            "request_split": Out(1),
+            "request_rest": Out(FRAME_BITS),
+            "walk": Out(WalkPort()),
+            "walking": In(1),
+            "smap": In(1),
+            "ac": In(1),
             "grant": In(1),
             "fs_base": In(64),
             "gs_base": In(64),
@@ -79,6 +89,7 @@ class AddressStage(Component):
         }
         for stage in "mxw":
             members |= {f"store_{stage}": In(1), f"store_{stage}_pa": In(PHYS_BITS), f"store_{stage}_size": In(2)}
+            members[f"store_{stage}_split"] = In(1)
         super().__init__(members)
 
     def elaborate(self, platform):
@@ -110,7 +121,8 @@ class AddressStage(Component):
             la.eq(ea + segment),
         ]
 
-        m.submodules.translate = translate = Translate(self._ram_bytes)
+        m.submodules.translate = translate = DataTranslate(self._ram_bytes)
+        connect(m, translate=translate.walk, walk=flipped(self.walk))
         load = Signal()
         m.d.comb += [
             load.eq(u.load & ~(g.if_switch & ~self.switch)),
@@ -118,8 +130,7 @@ class AddressStage(Component):
             translate.last.eq((1 << u.msize) - 1),
         ]
 
-        conflict = Signal()
-        pending = Signal()
+        conflict, pending, split = Signal(), Signal(), Signal()
         for stage in "mxw":
             m.submodules[f"pending_{stage}"] = older = PendingStore()
             m.d.comb += [
@@ -132,20 +143,29 @@ class AddressStage(Component):
         olders = [m.submodules[f"pending_{stage}"] for stage in "mxw"]
         m.d.comb += [
             pending.eq(self.store_m | self.store_x | self.store_w),
-            conflict.eq(olders[0].conflict | olders[1].conflict | olders[2].conflict),
+            split.eq(translate.split | Cat(getattr(self, f"store_{stage}_split") for stage in "mxw").any()),
+            conflict.eq(Cat(older.conflict for older in olders).any() | (pending & split)),
         ]
 
         out = Signal(Addressed)
         fault = Signal()
         access = load | u.store
+        write, user = u.store | g.intent, self.user & ~u.deliver
+        beyond = g.gate & self.gate_beyond
         m.d.comb += [
+            translate.valid.eq(self.i.valid & access & ~wait & ~beyond),
+            translate.access.write.eq(write),
+            translate.access.user.eq(user),
+            translate.access.smap.eq(self.smap & ~(self.ac & ~u.deliver)),
+            out.split.eq(translate.split),
+            out.rest.eq(translate.rest),
             out.u.eq(u),
             out.u.load.eq(load),
             out.ea.eq(ea),
             out.la.eq(la),
             out.pa.eq(translate.pa),
             out.sp.eq(ea + g.sp_delta),
-            fault.eq(access & (translate.noncanonical | translate.missing | (g.gate & self.gate_beyond))),
+            fault.eq(access & (translate.noncanonical | translate.missing | beyond)),
         ]
         with m.If(fault & ~u.fault.valid):
             m.d.comb += [
@@ -155,26 +175,24 @@ class AddressStage(Component):
                 out.u.load.eq(0),
                 out.u.store.eq(0),
             ]
-            with m.If(g.gate & self.gate_beyond):
+            with m.If(beyond):
                 m.d.comb += [out.u.fault.vector.eq(Vector.GP), out.u.fault.error.eq(self.gate_error)]
             with m.Elif(translate.noncanonical):
                 m.d.comb += out.u.fault.vector.eq(Mux(g.stack, Vector.SS, Vector.GP))
             with m.Else():
-                write = u.store | g.intent
-                user = self.user & ~u.deliver
-                m.d.comb += [out.u.fault.vector.eq(Vector.PF), out.u.fault.error.eq((write << 1) | (user << 2))]
+                m.d.comb += [out.u.fault.vector.eq(Vector.PF), out.u.fault.error.eq(translate.error)]
 
-        slot = Signal()
-        go = Signal()
+        slot, ready, go = Signal(), Signal(), Signal()
         m.d.comb += [
             slot.eq(has_room(self.o)),
-            self.request.eq(
-                self.i.valid & load & ~fault & ~wait & slot & ~self.kill & ~conflict & ~(translate.device & pending)
-            ),
+            ready.eq(self.i.valid & ~wait & slot & ~self.kill & (fault | ~(access & translate.wait))),
+            self.request.eq(ready & load & ~fault & ~conflict & ~(translate.device & pending) & ~self.walking),
             self.request_pa.eq(translate.pa),
             self.request_size.eq(u.msize),
             self.request_lock.eq(u.lock),
-            go.eq(self.i.valid & ~wait & slot & ~self.kill & (~load | fault | (self.request & self.grant))),
+            self.request_split.eq(translate.split),
+            self.request_rest.eq(translate.rest),
+            go.eq(ready & (~load | fault | (self.request & self.grant))),
             self.i.ready.eq(go),
         ]
         register_output(m, self.o, go, out, self.kill)

@@ -16,11 +16,13 @@ from hw.decode import Decode
 from hw.execute import ExecuteStage
 from hw.fetch import Fetch
 from hw.invariant import invariant
-from hw.isa.facts import RFlag
+from hw.isa.facts import RFlag, Size
 from hw.length import Length
 from hw.memory import MemoryStage
+from hw.mmu import Mmu
 from hw.regfile import Bypass, RegFile
 from hw.retire import RetireStage
+from hw.split import SplitBus
 from hw.sysregs import CR4_DE
 
 
@@ -55,6 +57,8 @@ class Core(Component):
         m.submodules.x = x = ExecuteStage()
         m.submodules.w = w = RetireStage(self._config)
         m.submodules.regs = regs = RegFile()
+        m.submodules.mmu = mmu = Mmu(self._config.ram_bytes)
+        m.submodules.split = split = SplitBus()
 
         connect(m, length=length.o, decode=d.i)
         connect(m, decode=d.o, address=a.i)
@@ -124,24 +128,44 @@ class Core(Component):
             mem.from_w.eq(w.bypass),
         ]
 
-        # the data bus: a store that retires goes before a younger load
+        # the data bus: a store that retires goes before a younger load, and the walker walks when there are no loads
+        bus, table = split.core, mmu.bus
+        connect(m, split=split.memory, port=flipped(self.data))
         m.d.comb += [
-            self.data.req_valid.eq(w.store | a.request),
-            self.data.req_write.eq(w.store),
-            self.data.req_addr.eq(a.request_pa),
-            self.data.req_size.eq(a.request_size),
-            self.data.req_lock.eq(a.request_lock),
-            self.data.req_data.eq(w.store_data),
-            w.store_grant.eq(self.data.req_ready),
-            a.grant.eq(self.data.req_ready & ~w.store),
-            mem.resp_valid.eq(self.data.resp_valid),
-            mem.resp_data.eq(self.data.resp_data),
+            bus.req_valid.eq(w.store | table.req_valid | a.request),
+            bus.req_write.eq(w.store),
+            bus.req_addr.eq(a.request_pa),
+            bus.req_size.eq(a.request_size),
+            bus.req_lock.eq(a.request_lock),
+            bus.req_data.eq(w.store_data),
+            split.split.eq(a.request_split),
+            split.rest.eq(a.request_rest),
+            split.owed.eq(mem.owed),
+            w.store_grant.eq(bus.req_ready),
+            table.req_ready.eq(bus.req_ready & ~w.store),
+            a.grant.eq(bus.req_ready & ~w.store),
+            a.walking.eq(mmu.busy),
+            mem.resp_valid.eq(bus.resp_valid & ~mmu.busy),
+            mem.resp_data.eq(bus.resp_data),
+            table.resp_valid.eq(bus.resp_valid),
+            table.resp_data.eq(bus.resp_data),
         ]
         with m.If(w.store):
             m.d.comb += [
-                self.data.req_addr.eq(w.store_pa),
-                self.data.req_size.eq(w.store_size),
-                self.data.req_lock.eq(w.store_lock),
+                bus.req_addr.eq(w.store_pa),
+                bus.req_size.eq(w.store_size),
+                bus.req_lock.eq(w.store_lock),
+                split.split.eq(w.store_split),
+                split.rest.eq(w.store_rest),
+            ]
+        with m.Elif(table.req_valid):
+            m.d.comb += [
+                bus.req_addr.eq(table.req_addr),
+                bus.req_size.eq(Size.Q),
+                bus.req_write.eq(table.req_write),
+                bus.req_lock.eq(table.req_lock),
+                bus.req_data.eq(table.req_data),
+                split.split.eq(0),
             ]
         for name, stage in (("m", mem), ("x", x), ("w", w)):
             payload = stage.i.payload
@@ -149,6 +173,7 @@ class Core(Component):
                 getattr(a, f"store_{name}").eq(stage.i.valid & payload.u.store),
                 getattr(a, f"store_{name}_pa").eq(payload.pa),
                 getattr(a, f"store_{name}_size").eq(payload.u.msize),
+                getattr(a, f"store_{name}_split").eq(payload.split),
             ]
 
         # system state
@@ -212,18 +237,47 @@ class Core(Component):
         with m.If(w.out_valid):
             m.d.comb += [self.io.port.eq(w.out_port), self.io.size.eq(w.out_size)]
 
+        self._pages(m, f, d, a, mem, x, w, mmu)
         self._code_pages(m, f, (d, a, mem, x, w), w)
         self._show(m, f, length, d, a, mem, x, w)
         return m
 
+    def _pages(self, m, f, d, a, mem, x, w, mmu):
+        """The walker's requesters. A walk sees every older store, and marks no page that is not used."""
+        system = w.sys
+        nothing_older = Signal()
+        connect(m, fetch=f.walk, mmu=mmu.fetch)
+        connect(m, address=a.walk, mmu=mmu.data)
+        m.d.comb += [
+            mmu.rules.on.eq(system.cr3[12:52].any()),
+            mmu.rules.root.eq(system.cr3[12:32]),
+            mmu.rules.root_high.eq(system.cr3[32:52].any()),
+            mmu.rules.wp.eq(system.cr0[16]),
+            mmu.rules.smep.eq(system.cr4[20]),
+            mmu.rules.nxe.eq(system.efer[11]),
+            mmu.flush.eq(w.tlb_flush),
+            nothing_older.eq(~(mem.i.valid | x.i.valid | w.i.valid | mem.owed)),
+            mmu.data_alone.eq(nothing_older),
+            mmu.data_kill.eq(a.kill),
+            mmu.fetch_alone.eq(nothing_older & ~(a.i.valid | d.i.valid | w.delivering)),
+            mmu.fetch_kill.eq(f.redirect.valid),
+            f.hold.eq(Cat(s.i.valid & (s.i.payload.u.deliver | s.i.payload.u.iret) for s in (x, w)).any()),
+            f.stored_page.eq(w.stored_page),
+            f.stored_last.eq(w.stored_last),
+            a.smap.eq(system.cr4[21]),
+            a.ac.eq(w.rflags[RFlag.AC]),
+        ]
+
     def _code_pages(self, m, f, stages, w):
-        """Are bytes of the page just stored to in flight? The two views of RAM share the low address bits."""
-        page = w.stored_page
-        hits = [f.queue_page_valid & (f.queue_page == page), f.fetch_page_valid & (f.fetch_page == page)]
-        for stage in stages:
-            payload = stage.i.payload
-            u = payload if stage is stages[0] else payload.u
-            hits.append(stage.i.valid & ((u.pc[12:31] == page) | (u.next_pc[12:31] == page)))
+        """Are bytes of the pages just stored to in flight? The two views of RAM share the low address bits; with tables, a
+        page that the fetch TLB has may be in flight."""
+        hits = [f.holds_stored]
+        for page in (w.stored_page, w.stored_last):
+            hits += [f.queue_page_valid & (f.queue_page == page), f.fetch_page_valid & (f.fetch_page == page)]
+            for stage in stages:
+                payload = stage.i.payload
+                u = payload if stage is stages[0] else payload.u
+                hits.append(stage.i.valid & ((u.pc[12:31] == page) | (u.next_pc[12:31] == page)))
         m.d.comb += w.code_page.eq(Cat(hits).any())
 
     def _show(self, m, f, length, d, a, mem, x, w):

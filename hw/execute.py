@@ -259,6 +259,8 @@ class ExecuteStage(Component):
             out.ends.eq(ends),
             out.la.eq(Mux(u.watch == Watch.PORT, port, self.i.payload.la)),
             out.pa.eq(self.i.payload.pa),
+            out.split.eq(self.i.payload.split),
+            out.rest.eq(self.i.payload.rest),
             out.sp.eq(self.i.payload.sp),
             out.mem.eq(self.i.payload.mem),
         ]

@@ -6,10 +6,15 @@ from amaranth.lib.wiring import Component, In, Out
 from hw.bus import DEVICE_VIRT, HIGH_BASE, FetchBus
 from hw.invariant import invariant
 from hw.isa.facts import EventClass, Vector
+from hw.paging import ERROR_USER, FRAME_BITS, WalkPort, allows
+from hw.tlb import Tlb
 from hw.types import Fault, Redirect
 
 #: Bytes of a line, the unit of the fetch bus.
 LINE = 16
+
+#: Entries of the TLB for fetches.
+_TLB_ENTRIES = 8
 
 #: Requests that may be unanswered at once, those of dropped paths included.
 _IN_FLIGHT = 15
@@ -21,6 +26,10 @@ def _is_mapped(address, ram_bytes: int):
     return low & ((address[31:64] == 0) | (address[31:64] == HIGH_BASE >> 31))
 
 
+def _is_canonical(address):
+    return address[47:64].all() | ~address[47:64].any()
+
+
 class Fetch(Component):
     """Keeps the next bytes of the instruction stream in a window; asks for lines ahead of it.
 
@@ -29,7 +38,8 @@ class Fetch(Component):
     in one cycle has the target's bytes in the window in t + 1. In the cycle of a redirect the window still shows the
     old path. Nothing is fetched before the first redirect.
 
-    Virtual addresses 0 and `HIGH_BASE` upwards are RAM; every other canonical address is a page fault to a fetch.
+    While the map is static, addresses 0 and `HIGH_BASE` upwards are RAM, and every other canonical address is a page fault to
+    a fetch. With tables, a page that the TLB does not have is walked for.
     """
 
     bus: Out(FetchBus())
@@ -44,6 +54,11 @@ class Fetch(Component):
     queue_page: Out(20)  #: physical page of ``pc``
     fetch_page_valid: Out(1)  #: ``fetch_page`` is; the bytes held lie in these two pages and in no other
     fetch_page: Out(20)  #: physical page of the newest line requested before this cycle
+    walk: Out(WalkPort())  #: the tables are walked for what the TLB does not have
+    hold: In(1)  #: the privilege is about to change: with tables, no request in this cycle
+    stored_page: In(FRAME_BITS)  #: frames that were stored to
+    stored_last: In(FRAME_BITS)
+    holds_stored: Out(1)  #: fetched bytes may be of these frames; meaningful with tables
 
     def __init__(self, ram_bytes: int, queue_bytes: int = 2 * LINE):
         if ram_bytes % 4096 or not 0 < ram_bytes <= DEVICE_VIRT - HIGH_BASE:
@@ -75,11 +90,34 @@ class Fetch(Component):
         source = Mux(redirect.valid, redirect.target, next_pc)
         address = Signal(64)
         ask.d.comb += address.eq(source)
+        on = self.walk.rules.on
+        ask.submodules.tlb = tlb = Tlb(_TLB_ENTRIES, 1)
+        mapped, place = Signal(), Signal(28)  # of the line: in memory, and where
+        m.d.comb += [
+            self.walk.access.fetch.eq(1),
+            self.walk.access.user.eq(self.user),
+            tlb.fill.eq(self.walk.fill),
+            tlb.fill_page.eq(self.walk.page),
+            tlb.fill_with.eq(self.walk.with_),
+            tlb.flush.eq(self.walk.flush),
+            tlb.frame.eq(Mux(on, self.stored_page, 0)),
+            tlb.last.eq(Mux(on, self.stored_last, 0)),
+            self.holds_stored.eq(on & tlb.holds),
+        ]
         ask.d.comb += [
-            self.bus.req_valid.eq(
-                (redirect.valid | (started & room)) & (outstanding != _IN_FLIGHT) & _is_mapped(address, self._ram_bytes)
-            ),
-            self.bus.req_addr.eq(Cat(Const(0, 4), address[4:31])),
+            tlb.page0.eq(Mux(on, address[12:48], 0)),
+            mapped.eq(_is_mapped(address, self._ram_bytes)),
+            place.eq(address[4:31]),
+        ]
+        with ask.If(on):
+            usable = tlb.hit0 & allows(tlb.found0, self.walk.access, self.walk.rules)
+            ask.d.comb += [
+                mapped.eq(usable & _is_canonical(address) & ~self.hold),
+                place.eq(Cat(address[4:12], tlb.found0.frame)),
+            ]
+        ask.d.comb += [
+            self.bus.req_valid.eq((redirect.valid | (started & room)) & (outstanding != _IN_FLIGHT) & mapped),
+            self.bus.req_addr.eq(Cat(Const(0, 4), place)),
             asked.eq(self.bus.req_valid & self.bus.req_ready),
         ]
 
@@ -88,8 +126,18 @@ class Fetch(Component):
         level = Mux(arrives, count + LINE - skip, count)
         line = Mux(arrives, self.bus.resp_data >> Cat(Const(0, 3), skip), 0)
         merged = (queue | (line << Cat(Const(0, 3), count)))[: len(queue)]
-        ended = started & ~_is_mapped(next_pc, self._ram_bytes) & (live == arrives)
-        canonical = next_pc[47:64].all() | ~next_pc[47:64].any()
+        refused, refusal = Signal(), Signal(16)  # the tables have no page at next_pc
+        canonical = _is_canonical(next_pc)
+        nowhere = Mux(on, refused | ~canonical, ~_is_mapped(next_pc, self._ram_bytes))
+        ended = started & nowhere & (live == arrives)
+        m.d.comb += [
+            self.walk.miss.eq(on & started & room & canonical & ~mapped & ~refused & ~redirect.valid & ~self.hold),
+            self.walk.wanted.eq(next_pc[12:48]),
+        ]
+        with m.If(redirect.valid):
+            m.d.sync += refused.eq(0)
+        with m.Elif(self.walk.walked & self.walk.fault):
+            m.d.sync += [refused.eq(1), refusal.eq(self.walk.error)]
         m.d.comb += [
             self.window.eq(merged),
             self.avail.eq(Mux(level > LINE, LINE, level)),
@@ -97,7 +145,7 @@ class Fetch(Component):
             self.fault.vector.eq(Mux(canonical, Vector.PF, Vector.GP)),
             self.fault.kind.eq(EventClass.FAULT),
             self.fault.has_error.eq(1),
-            self.fault.error.eq(Cat(Const(0, 2), self.user & canonical)),
+            self.fault.error.eq(Mux(canonical, Mux(on, refusal, self.user << ERROR_USER), 0)),
             self.fault.addr.eq(next_pc),
             self.queue_page.eq(self.pc[12:31]),
             self.queue_page_valid.eq((live != 0) | (count != 0)),
@@ -121,7 +169,7 @@ class Fetch(Component):
         with m.If(self.bus.resp_valid):
             m.d.sync += [drop.eq(drop - (drop != 0)), skip.eq(Mux(arrives, 0, skip))]
         with m.If(asked):
-            m.d.sync += [next_pc.eq(Cat(Const(0, 4), address[4:64] + 1)), last_page.eq(address[12:31])]
+            m.d.sync += [next_pc.eq(Cat(Const(0, 4), address[4:64] + 1)), last_page.eq(place[8:])]
         with m.If(redirect.valid):
             m.d.sync += [
                 started.eq(1),

@@ -19,6 +19,7 @@ class MemoryStage(Component):
     i, o : addressed uops in, uops with operands out (registered). kill : drop both, and the answer in flight.
     resp_valid, resp_data : answers of data memory, in order.
     a_addr .. c_data : register file ports; c is always rcx.
+    owed : memory owes an answer, after this cycle's.
     from_x, from_w : bypasses, youngest first.
     """
 
@@ -35,6 +36,7 @@ class MemoryStage(Component):
     c_data: In(64)
     from_x: In(Bypass)
     from_w: In(Bypass)
+    owed: Out(1)
 
     def elaborate(self, platform):
         m = Module()
@@ -64,6 +66,7 @@ class MemoryStage(Component):
             m.d.sync += kept.eq(0)
         with m.Elif(waiting & answer):
             m.d.sync += [kept.eq(1), kept_data.eq(self.resp_data)]
+        m.d.comb += self.owed.eq((waiting & ~answer) | (dropped > self.resp_valid))
         lost = self.kill & waiting & ~answer
         skipped = self.resp_valid & (dropped != 0)
         m.d.sync += dropped.eq(dropped + lost - skipped)
@@ -76,6 +79,8 @@ class MemoryStage(Component):
             out.count.eq(Mux(u.cl, c[:8], u.imm[:8])),
             out.la.eq(self.i.payload.la),
             out.pa.eq(self.i.payload.pa),
+            out.split.eq(self.i.payload.split),
+            out.rest.eq(self.i.payload.rest),
             out.sp.eq(self.i.payload.sp),
             out.mem.eq(loaded),
         ]

@@ -15,7 +15,7 @@ from hw.bus import PHYS_BITS, DebugPort, IrqPort, RetirePort
 from hw.config import Config, Vendor
 from hw.debugport import DebugAccess
 from hw.invariant import invariant
-from hw.isa.facts import EventClass, RFlag, SysOp, Vector
+from hw.isa.facts import EventClass, RFlag, SysOp, SysReg, Vector
 from hw.nmi import NmiLatch
 from hw.regfile import Bypass
 from hw.retireport import show
@@ -37,8 +37,11 @@ class RetireStage(Component):
     busy : stage W holds something. bypass : what it writes.
     d_we .. sp_data : register file write port. debug_addr, debug_data : its debug read port.
     out_valid, out_port, out_size, out_data : an `out` retires.
-    stored_page : physical page of the store of the cycle before, if there was one. code_page : bytes of that page had been
-    fetched by then and have not retired: they are fetched again before anything of them can retire.
+    store_split, store_rest : it crosses its page, and goes on in another frame.
+    stored_page, stored_last : physical pages of the first and last byte of the store of the cycle before, if there was one.
+    code_page : bytes of these pages had been fetched by then and have not retired: they are fetched again before anything of
+    them can retire.
+    tlb_flush : translations may have changed.
     armed : a timer will interrupt. gate_trap, gate_cpl, gate_selector, gate_switch : what the delivery found in its gate.
     """
 
@@ -77,6 +80,10 @@ class RetireStage(Component):
                 "out_size": Out(2),
                 "out_data": Out(32),
                 "stored_page": Out(PHYS_BITS - 12),
+                "stored_last": Out(PHYS_BITS - 12),
+                "store_split": Out(1),
+                "store_rest": Out(PHYS_BITS - 12),
+                "tlb_flush": Out(1),
                 "code_page": In(1),
                 "gate_trap": In(1),
                 "gate_cpl": In(2),
@@ -118,6 +125,8 @@ class RetireStage(Component):
             self.store_size.eq(u.msize),
             self.store_data.eq(d.store),
             self.store_lock.eq(u.lock),
+            self.store_split.eq(d.split),
+            self.store_rest.eq(d.rest),
             commit.eq(able & (~u.store | self.store_grant)),
             ends.eq(commit & d.ends),
             self.i.ready.eq(commit),
@@ -176,11 +185,18 @@ class RetireStage(Component):
         # --- what was fetched before a store to it is fetched again ---
         m.d.sync += stored.eq(commit & u.store)
         with m.If(commit & u.store):
-            m.d.sync += self.stored_page.eq(d.pa[12:])
+            over = (d.pa[:12] + ((1 << u.msize) - 1))[12]
+            m.d.sync += [
+                self.stored_page.eq(d.pa[12:]),
+                self.stored_last.eq(Mux(d.split, d.rest, d.pa[12:] + over)),
+            ]
         with m.If(refetch | trap.take):
             m.d.sync += stale.eq(0)
         with m.Elif(stored & self.code_page):
             m.d.sync += stale.eq(1)
+        m.d.comb += self.tlb_flush.eq(frozen | (commit & (u.sysop == SysOp.SYNC)))
+        with m.If(system.we), m.Switch(u.sysreg), m.Case(SysReg.CR0, SysReg.CR3, SysReg.CR4, SysReg.EFER):
+            m.d.comb += self.tlb_flush.eq(1)
         refetches = Signal()
         with m.Switch(u.sysop):
             with m.Case(SysOp.NONE, SysOp.OUT, SysOp.DELIVER):

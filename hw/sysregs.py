@@ -76,6 +76,10 @@ class SysRegs(Component):
     """
 
     WATCHED = (
+        SysReg.CR0,
+        SysReg.CR3,
+        SysReg.CR4,
+        SysReg.EFER,
         SysReg.CS,
         SysReg.SS,
         SysReg.IDT_BASE,
@@ -88,7 +92,6 @@ class SysRegs(Component):
         SysReg.FS_BASE,
         SysReg.GS_BASE,
         SysReg.APIC_BASE,
-        SysReg.CR4,
         SysReg.DR0,
         SysReg.DR1,
         SysReg.DR2,

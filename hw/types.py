@@ -156,12 +156,15 @@ class Decoded(data.Struct):
 
 
 class Addressed(data.Struct):
-    """From address generation to memory: ``ea`` without, ``la`` with segment base; ``pa`` for stores; ``sp`` the new rsp."""
+    """From address generation to memory: ``ea`` without, ``la`` with segment base; ``pa`` for stores, and ``rest``, the frame
+    in which a ``split`` one goes on; ``sp`` the new rsp."""
 
     u: Uop
     ea: 64
     la: 64
     pa: 32
+    split: 1
+    rest: 20
     sp: 64
 
 
@@ -174,6 +177,8 @@ class Operands(data.Struct):
     count: 8
     la: 64
     pa: 32
+    split: 1
+    rest: 20
     sp: 64
     mem: 64
 
@@ -201,6 +206,8 @@ class Done(data.Struct):
     ends: 1  # the uop ends its instruction (last, or a rep count of 0)
     la: 64  # or the port of an `in` or `out`
     pa: 32
+    split: 1
+    rest: 20
     sp: 64
     mem: 64
 

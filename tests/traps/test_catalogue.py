@@ -13,7 +13,6 @@ NOT_YET = {
     159: "wrmsr is not in the instruction table; tests/unit/test_lapic.py has it at the registers",
     162: "several harts",
     172: "a triple fault stops the hart for good; the run ends there",
-    173: "needs paging",
     176: "reserved bits of cr4 are dropped",
     **{n: "several harts" for n in range(179, 185)},
     190: "sysret is not in the instruction table",
@@ -23,7 +22,6 @@ NOT_YET = {
 PARTLY = {
     53: "only the image: the fix-up is a matter of the runtime (tests/kprobes)",
     134: "the kernel's data segments stay loaded",
-    135: "a frame beyond RAM: there is no paging",
 }
 
 HERE = Path(__file__).parent
