@@ -4,13 +4,14 @@ import struct
 from itertools import product
 
 import pytest
+import test_debug_registers as watched
+import test_single_step as stepped
 from rows import S, equal, regs, run_row
 from test_double_fault import DOUBLE
 from test_frames import FRAMES
 from test_int3 import BREAKPOINTS
 from test_iretq import IRETQ
 from test_other_traps import OTHERS
-from test_single_step import STEPS
 from trapbench import RAM_END, STACK
 
 from tests.unit.pagetables import NX, A, Builder, D, P, U, W
@@ -43,10 +44,13 @@ def paged(builder: Builder, **setup) -> dict:
     return setup | dict(mem=setup.get("mem", {}) | memory, cr3=builder.root)
 
 
-AGAIN = [row for rows in (FRAMES, BREAKPOINTS, STEPS, IRETQ, DOUBLE, OTHERS) for row in rows]
+AGAIN = [
+    *FRAMES, *BREAKPOINTS, *stepped.STEPS, *stepped.STRINGS, *IRETQ, *DOUBLE, *OTHERS,
+    *watched.CODE, *watched.DATA, *watched.DETECT, *watched.SHADOWS, *watched.STRINGS,
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("row", [S(row.values, id=row.id) for row in AGAIN])
+@pytest.mark.parametrize("row", [S(row.values, id=row.id, marks=row.marks) for row in AGAIN])
 def test_again_with_tables(bench, row):
     text, expect, setup, check = row
     run_row(bench, text, expect, paged(tables(), **setup), check)
