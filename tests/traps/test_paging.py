@@ -51,7 +51,7 @@ AGAIN = [
 
 
 @pytest.mark.parametrize("row", [S(row.values, id=row.id, marks=row.marks) for row in AGAIN])
-def test_again_with_tables(bench, row):
+def test_again_with_tables(sampled, bench, row):
     text, expect, setup, check = row
     run_row(bench, text, expect, paged(tables(), **setup), check)
 
@@ -66,7 +66,7 @@ MATRIX = [
 
 @pytest.mark.parametrize("user", (0, 1), ids=("cpl0", "cpl3"))
 @pytest.mark.parametrize(("kind", "rights"), MATRIX)
-def test_error_codes(bench, kind, rights, user):
+def test_error_codes(sampled, bench, kind, rights, user):
     """s173: the error code of every combination of access and rights (1.7), CR0.WP and EFER.NXE set."""
     builder = tables((PAGE, PAGE, rights))
     move = {"load": "mov (%rbx), %eax", "store": "mov %eax, (%rbx)", "fetch": "jmp *%rbx"}[kind]
@@ -206,7 +206,7 @@ def test_the_map_is_static_again_without_a_table(bench):
 
 
 @pytest.mark.parametrize("cycle", range(0, 60))
-def test_interrupts_during_walks(bench, cycle):
+def test_interrupts_during_walks(sampled, bench, cycle):
     """An interrupt in any cycle of an access whose page is walked for: the end is the same."""
     builder = tables((PAGE, 0x5000), (PAGE + 0x1000, 0x9000))
     bench.load("start: mov (%rbx), %rax; add %rax, (%rbx); n: cli; done: hlt; h32: push %rax; pop %rax; iretq",
