@@ -149,11 +149,12 @@ class AddressStage(Component):
 
         out = Signal(Addressed)
         fault = Signal()
-        access = load | u.store
+        access = load | u.store | u.probe
         write, user = u.store | g.intent, self.user & ~u.deliver
         beyond = g.gate & self.gate_beyond
+        misaligned = g.align & la[0:4].any()
         m.d.comb += [
-            translate.valid.eq(self.i.valid & access & ~wait & ~beyond),
+            translate.valid.eq(self.i.valid & access & ~wait & ~beyond & ~misaligned),
             translate.access.write.eq(write),
             translate.access.user.eq(user),
             translate.access.smap.eq(self.smap & ~(self.ac & ~u.deliver)),
@@ -165,7 +166,7 @@ class AddressStage(Component):
             out.la.eq(la),
             out.pa.eq(translate.pa),
             out.sp.eq(ea + g.sp_delta),
-            fault.eq(access & (translate.noncanonical | translate.missing | beyond)),
+            fault.eq(access & (translate.noncanonical | translate.missing | beyond | misaligned)),
         ]
         with m.If(fault & ~u.fault.valid):
             m.d.comb += [
@@ -179,6 +180,8 @@ class AddressStage(Component):
                 m.d.comb += [out.u.fault.vector.eq(Vector.GP), out.u.fault.error.eq(self.gate_error)]
             with m.Elif(translate.noncanonical):
                 m.d.comb += out.u.fault.vector.eq(Mux(g.stack, Vector.SS, Vector.GP))
+            with m.Elif(misaligned):
+                m.d.comb += out.u.fault.vector.eq(Vector.GP)
             with m.Else():
                 m.d.comb += [out.u.fault.vector.eq(Vector.PF), out.u.fault.error.eq(translate.error)]
 

@@ -9,7 +9,7 @@ from hw.types import Flags
 
 
 class Alu(wiring.Component):
-    """ADD OR ADC SBB AND SUB XOR INC DEC NOT NEG; combinational. Other operations give 0 and pass the flags through.
+    """ADD OR ADC SBB AND SUB XOR INC DEC NOT NEG ANDN ADOX; combinational. Other operations give 0 and pass the flags through.
 
     ``a`` and ``b`` may hold anything above the operand size, ``result`` is zero there. AF after logic is 0, as on Zen.
     """
@@ -39,6 +39,8 @@ class Alu(wiring.Component):
                 m.d.comb += [x.eq(a), y.eq(b), writes.eq(1)]
             with m.Case(Op.ADC):
                 m.d.comb += [x.eq(a), y.eq(b), carry_in.eq(carry), writes.eq(1)]
+            with m.Case(Op.ADOX):
+                m.d.comb += [x.eq(a), y.eq(b), carry_in.eq(self.flags_in.o), writes.eq(1)]
             with m.Case(Op.SUB):
                 m.d.comb += [x.eq(a), y.eq(~b), carry_in.eq(1), borrow.eq(1), writes.eq(1)]
             with m.Case(Op.SBB):
@@ -53,6 +55,8 @@ class Alu(wiring.Component):
                 m.d.comb += x.eq(~a)
             with m.Case(Op.AND):
                 m.d.comb += [x.eq(a & b), writes.eq(1)]
+            with m.Case(Op.ANDN):
+                m.d.comb += [x.eq(~a & b), writes.eq(1)]
             with m.Case(Op.OR):
                 m.d.comb += [x.eq(a | b), writes.eq(1)]
             with m.Case(Op.XOR):
@@ -74,7 +78,7 @@ class Alu(wiring.Component):
                             self.flags_out.a.eq(carries[4] ^ borrow),
                             self.flags_out.z.eq(total[:bits] == 0),
                             self.flags_out.s.eq(total[bits - 1]),
-                            self.flags_out.o.eq(carries[bits] ^ carries[bits - 1]),
+                            self.flags_out.o.eq(carries[bits] ^ (carries[bits - 1] & (self.op != Op.ADOX))),
                         ]
                         with m.If(~keeps_c):
                             m.d.comb += self.flags_out.c.eq(carries[bits] ^ borrow)

@@ -16,11 +16,17 @@ def _total(bits):
     return _total(bits[:half]) + _total(bits[half:])
 
 
+def _ones(count):
+    """The lowest ``count`` (8 bits) of 64 bits set."""
+    return Mux(count[6:].any(), Const(-1, 64), (Const(1, 64) << count[:6])[:64] - 1)
+
+
 class Bits(wiring.Component):
-    """BT BTS BTR BTC BSF BSR TZCNT LZCNT POPCNT BSWAP BITOFF; combinational. Without ``en`` the outputs are 0.
+    """BT BTS BTR BTC BSF BSR TZCNT LZCNT POPCNT BSWAP MOVBE BITOFF BEXTR BZHI BLSR BLSI BLSMSK; combinational. Without ``en`` the outputs are 0.
 
     ``a`` and ``b`` may hold anything above the operand size; ``result`` is zero there, except for BITOFF, whose result
-    has 64 bits, and with ``keep``. Undefined flags are as on Zen: unchanged after BT and its kin and after BSF and BSR.
+    has 64 bits, and with ``keep``. Undefined flags are as on Zen: unchanged after BT and its kin and after BSF and BSR. Of BEXTR to BLSMSK only C, Z, S and O
+    are made.
     """
 
     en: In(1, init=1)
@@ -71,7 +77,7 @@ class Bits(wiring.Component):
 
     def _one_size(self, m, bits, size, source, index):
         a, b, flags = self.a[:bits], self.b[:bits], self.flags_out
-        lowest = b & -b
+        lowest = (b & -b)[:bits]
         with m.Switch(self.op):
             with m.Case(Op.BT, Op.BTS, Op.BTR, Op.BTC):
                 number = self.b[: size + 3]
@@ -103,9 +109,34 @@ class Bits(wiring.Component):
                 ]
             with m.Case(Op.POPCNT):
                 m.d.comb += source.eq(b)
-            with m.Case(Op.BSWAP):
-                # 16 bits: the manuals leave it open, silicon has 0.
-                if bits >= 32:
-                    m.d.comb += self.result.eq(Cat(a[n - 8 : n] for n in range(bits, 0, -8)))
+            with m.Case(Op.BSWAP, Op.MOVBE):
+                # bswap of 16 bits: the manuals leave it open, silicon has 0.
+                with m.If((self.op == Op.MOVBE) | (bits != 16)):
+                    m.d.comb += self.result.eq(Cat(b[n - 8 : n] for n in range(bits, 0, -8)))
+            with m.Case(Op.BEXTR):
+                field = Mux(self.b[6:8].any(), 0, a >> self.b[:6]) & _ones(self.b[8:16])[:bits]
+                m.d.comb += [self.result.eq(field), flags.c.eq(0), flags.o.eq(0), flags.z.eq(field == 0)]
+            with m.Case(Op.BZHI):
+                kept = a & _ones(self.b[:8])[:bits]
+                m.d.comb += self.result.eq(kept)
+                self._logic_flags(m, kept, self.b[:8] >= bits)
+            with m.Case(Op.BLSR):
+                m.d.comb += self.result.eq(b ^ lowest)
+                self._logic_flags(m, b ^ lowest, b == 0)
+            with m.Case(Op.BLSI):
+                m.d.comb += self.result.eq(lowest)
+                self._logic_flags(m, lowest, b != 0)
+            with m.Case(Op.BLSMSK):
+                below = b ^ (b - 1)[:bits]
+                m.d.comb += self.result.eq(below)
+                self._logic_flags(m, below, b == 0)
             with m.Case(Op.BITOFF):
                 m.d.comb += self.result.eq(Cat(Const(0, size), b[size + 3 :]).as_signed())
+
+    def _logic_flags(self, m, value, carry):
+        m.d.comb += [
+            self.flags_out.c.eq(carry),
+            self.flags_out.o.eq(0),
+            self.flags_out.z.eq(value == 0),
+            self.flags_out.s.eq(value[-1]),
+        ]

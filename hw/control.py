@@ -8,14 +8,16 @@ one constant per row (measured: several times cheaper to elaborate and to simula
 from amaranth.hdl import Cat, Module
 from amaranth.lib import data, enum
 
+from hw.isa.absent import ABSENT, EVEX
 from hw.isa.facts import STATUS_FLAGS, Op, SysOp, SysReg
 from hw.isa.opcodes import TABLE
+from hw.isa.reference import uses_vvvv
 from hw.isa.routines import ROUTINES
-from hw.isa.rows import LOCK, MEM, NO66, NOREXB, REG, REXB, Row, Sel, Uop, When, reads_a
+from hw.isa.rows import LOCK, MEM, NO66, NOREP, NOREXB, REG, REXB, Raise, Row, Sel, Uop, When, reads_a
 from hw.types import Rep
 
 #: `Ctl.size` of a routine row that leaves the size to the instruction.
-SIZE_OF_INSN = 8
+SIZE_OF_INSN = 15
 
 #: `Ctl.msize` where the memory size is the operand size.
 MSIZE_OF_OPERAND = 4
@@ -64,8 +66,12 @@ class Ctl(data.Struct):
     sysreg: 6
     sysclass: SysClass
     flow: 3
-    when: 2
+    when: 3
     loop: 1
+    probe: 1
+    align: 1
+    turn: 1
+    back: 1
     last0: 1
     last1: 1
     iret: 1
@@ -76,8 +82,11 @@ class Ctl(data.Struct):
     lock: 1  # locked without a prefix (xchg)
     need_mem: 1
     no_opsize: 1
+    no_rep: 1
+    vvvv: 1  # VEX.vvvv may name a register
+    long: 1  # VEX.L may be 1
     priv: 2
-    raises: 3
+    raises: 4
 
 
 def _sel(place) -> int:
@@ -123,6 +132,10 @@ def word(uop: Uop) -> dict:
         flow=uop.flow.value,
         when=uop.when.value,
         loop=uop.loop,
+        probe=uop.probe,
+        align=uop.align,
+        turn=uop.turn,
+        back=uop.back,
         last0=1,
         last1=1,
     )
@@ -136,8 +149,11 @@ def row_word(row: Row) -> dict:
         routine=ROM_START[row.routine] + 1 if row.routine else 0,
         lock_ok=LOCK in row.ok,
         lock=row.routine == "xchg_mem",
-        need_mem="M" in row.operands or "My" in row.operands,
+        need_mem=any(operand[0] == "M" for operand in row.operands),
         no_opsize=NO66 in row.ok,
+        no_rep=NOREP in row.ok,
+        vvvv=uses_vvvv(row) or row.raises is Raise.AVX,
+        long=row.raises is Raise.AVX,
         priv=row.priv.value,
         raises=row.raises.value,
     )
@@ -184,10 +200,12 @@ def lower_table(m: Module, ctl, insn) -> None:
     """Drives ``ctl`` (a `Ctl` view) from ``insn`` (an `Insn` view): combinational; ``valid`` is 0 where no row matches."""
     key = Cat(insn.rex[0], insn.modrm[0:3], insn.modrm[6:8] == 3, insn.modrm[3:6])
     by_map: dict[int, dict[int, list[Row]]] = {}
-    for row in TABLE:
+    for row in (*TABLE, *ABSENT):
         for opcode in row.opcodes():
             by_map.setdefault(row.map, {}).setdefault(opcode, []).append(row)
     with m.Switch(insn.map):
+        with m.Case(EVEX):
+            m.d.comb += ctl.eq(Ctl.const(dict(valid=1, vvvv=1, long=1, raises=Raise.AVX.value)))
         for number, opcodes in by_map.items():
             with m.Case(number), m.Switch(insn.opcode):
                 for same, group in _groups(opcodes):
@@ -205,17 +223,17 @@ def _groups(opcodes: dict[int, list[Row]]):
 
 
 def _lower_opcode(m: Module, ctl, insn, key, rows: list[Row]) -> None:
+    """One opcode: rows of a mandatory prefix go before those without; F2 and F3 go before 66 (SDM vol. 2, 2.1.2)."""
     plain = [row for row in rows if row.prefix is None]
-    special = [row for row in rows if row.prefix is not None]
-    prefixes = {0xF3: Rep.F3, 0xF2: Rep.F2}
-    branches = [
-        (insn.rep == prefixes[prefix], [row for row in special if row.prefix == prefix])
-        for prefix in sorted({row.prefix for row in special})
-    ]
-    for i, (condition, group) in enumerate(branches):
-        with m.If(condition) if i == 0 else m.Elif(condition):
-            _lower_group(m, ctl, key, group)
-    if branches:
+    strict = rows[0].vex  # there, no prefix is a prefix too
+    open_ = [row for row in plain if not strict or row.raises is Raise.AVX]
+    present = {row.prefix for row in rows} - {None}
+    conditions = {0xF2: insn.rep == Rep.F2, 0xF3: insn.rep == Rep.F3, 0x66: (insn.rep == Rep.NONE) & insn.opsize}
+    chosen = sorted(conditions, reverse=True) if strict else sorted(present, reverse=True)
+    for i, prefix in enumerate(chosen):
+        with m.If(conditions[prefix]) if i == 0 else m.Elif(conditions[prefix]):
+            _lower_group(m, ctl, key, [row for row in rows if row.prefix == prefix] + open_)
+    if chosen:
         with m.Else():
             _lower_group(m, ctl, key, plain)
     else:
@@ -223,8 +241,9 @@ def _lower_opcode(m: Module, ctl, insn, key, rows: list[Row]) -> None:
 
 
 def _lower_group(m: Module, ctl, key, rows: list[Row]) -> None:
+    """Rows that ModRM and REX.B tell apart; of two that fit, the first."""
     patterns = [_pattern(_keys(row)) for row in rows]
-    if len(rows) == 1 and set(patterns[0]) == {"-"}:
+    if rows and set(patterns[0]) == {"-"}:
         m.d.comb += ctl.eq(Ctl.const(row_word(rows[0])))
         return
     with m.Switch(key):

@@ -1,33 +1,48 @@
-"""What CPUID says (SDM vol. 2, CPUID): only what the core does."""
+"""What CPUID says (SDM vol. 2, CPUID): only what the core does.
 
-from amaranth.hdl import Module, Signal
+There is no floating point and no vector unit: the bits of FPU, MMX, SSE to AVX, FXSR and XSAVE are clear. crc32 works but is not
+announced: its bit is that of all of SSE4.2, and would promise XMM registers. Nor are rdrand and rdseed, which there are not.
+"""
+
+from amaranth.hdl import Module, Mux, Signal
 
 VENDOR = b"KprobesOnRTL"
 
 #: Family 6, model 0, stepping 0.
 SIGNATURE = 0x600
 
-# leaf 1 edx and ecx, leaf 0x80000001 edx and ecx; BMI1's bit stays clear: only its tzcnt is there
-_TSC, _CMOV, _POPCNT = 1 << 4, 1 << 15, 1 << 23
+#: Bytes of a cache line as clflush sees them: the line of the fetch bus's multiple that programs expect.
+LINE = 64
+
+# leaf 1: edx, ecx
+_TSC, _CX8, _CMOV, _CLFSH = 1 << 4, 1 << 8, 1 << 15, 1 << 19
+_CX16, _MOVBE, _POPCNT = 1 << 13, 1 << 22, 1 << 23
+# leaf 7: ebx
+_BMI1, _BMI2, _ADX, _CLFLUSHOPT, _CLWB = 1 << 3, 1 << 8, 1 << 19, 1 << 23, 1 << 24
+# leaf 0x80000001: edx, ecx
 _LM, _LAHF, _ABM = 1 << 29, 1 << 0, 1 << 5
 
 _word = [int.from_bytes(VENDOR[i : i + 4], "little") for i in (0, 4, 8)]
 
-#: leaf: (eax, ebx, ecx, edx); other leaves read as 0.
+#: leaf: (eax, ebx, ecx, edx); other leaves, and subleaves of leaf 7 beyond the first, read as 0.
 LEAVES: dict[int, tuple[int, int, int, int]] = {
-    0x00000000: (1, _word[0], _word[2], _word[1]),
-    0x00000001: (SIGNATURE, 0, _POPCNT, _TSC | _CMOV),
+    0x00000000: (7, _word[0], _word[2], _word[1]),
+    0x00000001: (SIGNATURE, LINE // 8 << 8, _CX16 | _MOVBE | _POPCNT, _TSC | _CX8 | _CMOV | _CLFSH),
+    0x00000007: (0, _BMI1 | _BMI2 | _ADX | _CLFLUSHOPT | _CLWB, 0, 0),
     0x80000000: (0x80000001, 0, 0, 0),
     0x80000001: (0, 0, _LAHF | _ABM, _LM),
 }
 
+#: Leaves with subleaves: only the first, 0, says anything.
+SUBLEAVES = (7,)
 
-def lower_cpuid(m: Module, leaf, register) -> Signal:
-    """The value of register eax, ebx, ecx or edx (0 to 3) of ``leaf``: 32 bits, combinational."""
+
+def lower_cpuid(m: Module, leaf, subleaf, register) -> Signal:
+    """The value of register eax, ebx, ecx or edx (0 to 3) of ``leaf`` and ``subleaf``: 32 bits, combinational."""
     value = Signal(32, name="cpuid")
     with m.Switch(leaf):
         for number, words in LEAVES.items():
-            with m.Case(number), m.Switch(register):
+            with m.Case(number), m.Switch(Mux(subleaf == 0, register, 4) if number in SUBLEAVES else register):
                 for i, word in enumerate(words):
                     with m.Case(i):
                         m.d.comb += value.eq(word)

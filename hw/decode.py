@@ -17,7 +17,7 @@ from hw.isa.rows import Flow, When
 from hw.legality import lower_checks
 from hw.operands import lower_address, lower_operands, lower_sizes
 from hw.predict import AgreePredictor, ReturnStack, TargetTable
-from hw.types import Decoded, Fault, Insn, Redirect, Rep
+from hw.types import Decoded, Fault, FpuControl, Insn, Redirect, Rep
 
 
 class Decode(Component):
@@ -29,7 +29,7 @@ class Decode(Component):
     kill : drop the buffered uop and whatever routine is being walked, in this cycle.
     redirect : a predicted-taken branch has been issued in this cycle; younger fetches must be dropped.
     deliver, deliver_error : start the delivery routine in the next cycle (with kill); whether it pushes an error code.
-    cpl, iopl, guard, de : the current privilege, DR7.GD and CR4.DE, for checks.
+    cpl, iopl, guard, de, fpu : the current privilege, DR7.GD, CR4.DE, and more bits of control registers, for checks.
     delivering : the delivery routine is being walked.
     resolved, resolved_pc, agreed : how a conditional branch went (`hw.predict.AgreePredictor`).
     led, resolved_target : an indirect branch at resolved_pc went there (`hw.predict.TargetTable`).
@@ -45,6 +45,7 @@ class Decode(Component):
     iopl: In(2)
     guard: In(1)
     de: In(1)
+    fpu: In(FpuControl)
     delivering: Out(1)
     resolved: In(1)
     resolved_pc: In(64)
@@ -82,9 +83,11 @@ class Decode(Component):
 
         # the sequencer
         bad = Signal(Fault)
-        lower_checks(m, row, self.delivering, self.cpl, self.iopl, self.guard, self.de, insn, bad)
+        lower_checks(m, row, self.delivering, self.cpl, self.iopl, self.guard, self.de, self.fpu, insn, bad)
         fault = bad.valid
         condition = Mux(self.delivering, with_error, insn.rep != Rep.NONE)
+        turn = Signal(5, init=1)  # of enter
+        level = insn.imm[16:21]  # of nesting
         skip = Signal()
         m.d.comb += skip.eq(
             ~fault
@@ -92,6 +95,8 @@ class Decode(Component):
                 ((ctl.when == When.REP.value) & ~condition)
                 | ((ctl.when == When.ERROR.value) & ~condition)
                 | ((ctl.when == When.NOERROR.value) & condition)
+                | ((ctl.when == When.NESTED.value) & (level == 0))
+                | ((ctl.when == When.TURN.value) & (turn >= level))
             )
         )
         last = Signal()
@@ -102,6 +107,10 @@ class Decode(Component):
         advance = issue | (have & skip)
         with m.If(advance):
             m.d.sync += upc.eq(upc_now + 1)
+        with m.If(issue & ctl.back & ~fault):
+            m.d.sync += [upc.eq(upc_now - 1), turn.eq(turn + 1)]
+        with m.If((issue & last) | self.kill):
+            m.d.sync += turn.eq(1)
         with m.If(issue & last):
             m.d.sync += upc.eq(0)
             with m.If(self.delivering):
@@ -117,9 +126,9 @@ class Decode(Component):
         u, g = out.u, out.g
         register_output(m, self.o, issue, out, self.kill)
         size, load, store = Signal(2), Signal(), Signal()
-        lower_sizes(m, ctl, row, insn, u, size)
+        whole = lower_sizes(m, ctl, row, insn, u, size)
         lower_operands(m, ctl, insn, u, size, load, store, fault)
-        lower_address(m, ctl, self.delivering, insn, u, g, size, load, store, fault)
+        lower_address(m, ctl, self.delivering, insn, u, g, size, whole, turn, load, store, fault)
         self._branch(m, ctl, insn, u, stack, agree.agree, targets.target, issue & ~fault)
         with m.If(self.delivering):
             invariant(m, "decode.deliver", (upc > DELIVER) & (upc <= len(ROM)), "row {} of the routines", upc)
@@ -134,7 +143,6 @@ class Decode(Component):
             u.deliver.eq(self.delivering),
             u.iret.eq(ctl.iret & ~fault),
             u.fault.eq(bad),
-            u.loop.eq(ctl.loop),
             u.cond.eq(
                 Mux(
                     ctl.fixed_cond,

@@ -8,18 +8,25 @@ from hw.alu import Alu
 from hw.bits import Bits
 from hw.breakpoints import Watch
 from hw.cpuid import lower_cpuid
+from hw.crc import Crc32c
 from hw.flags import status_image, status_of
 from hw.gates import Gates
 from hw.handshake import has_room, register_output
 from hw.isa.facts import STATUS_BITS, Op, RFlag, SysOp, SysReg, Vector
 from hw.muldiv import MulDiv
 from hw.regfile import Bypass, merge
+from hw.scatter import Scatter
 from hw.shift import Shifter
 from hw.types import BKind, Done, Flags, Operands, Redirect
 
-_ALU = (Op.ADD, Op.OR, Op.ADC, Op.SBB, Op.AND, Op.SUB, Op.XOR, Op.INC, Op.DEC, Op.NOT, Op.NEG)
+_ALU = (Op.ADD, Op.OR, Op.ADC, Op.SBB, Op.AND, Op.SUB, Op.XOR, Op.INC, Op.DEC, Op.NOT, Op.NEG, Op.ANDN, Op.ADOX)
 _SHIFT = (Op.ROL, Op.ROR, Op.RCL, Op.RCR, Op.SHL, Op.SHR, Op.SAR, Op.SHLD, Op.SHRD)
-_BITS = (Op.BT, Op.BTS, Op.BTR, Op.BTC, Op.BSF, Op.BSR, Op.TZCNT, Op.LZCNT, Op.POPCNT, Op.BSWAP, Op.BITOFF)
+_BITS = (
+    Op.BT, Op.BTS, Op.BTR, Op.BTC, Op.BSF, Op.BSR, Op.TZCNT, Op.LZCNT, Op.POPCNT, Op.BSWAP, Op.MOVBE, Op.BITOFF,
+    Op.BEXTR, Op.BZHI, Op.BLSR, Op.BLSI, Op.BLSMSK,
+)  # fmt: skip
+_SCATTER = (Op.PDEP, Op.PEXT)
+_CRC = (Op.CRC32, Op.CRC32B)
 _MULDIV = (Op.IMUL2, Op.IMUL3, Op.MUL, Op.IMUL, Op.MULHI, Op.DIVHI, Op.DIV, Op.IDIV, Op.REM)
 _GATES = (
     Op.GATE, Op.TARGET, Op.CODE, Op.STKADDR, Op.STACK, Op.CSADDR, Op.CSCHK, Op.SSADDR, Op.SSCHK,
@@ -84,9 +91,18 @@ class ExecuteStage(Component):
         m.submodules.shifter = shifter = Shifter()
         m.submodules.bits = bits = Bits()
         m.submodules.muldiv = muldiv = MulDiv()
+        m.submodules.scatter = scatter = Scatter()
+        m.submodules.crc = crc = Crc32c()
         m.submodules.gates = gates = self.gates
-        is_shift, is_bits, is_muldiv, is_gate = Signal(), Signal(), Signal(), Signal()
-        for flag, ops in ((is_shift, _SHIFT), (is_bits, _BITS), (is_muldiv, _MULDIV), (is_gate, _GATES)):
+        is_shift, is_bits, is_muldiv, is_gate, is_scatter, is_crc = (Signal() for _ in range(6))
+        for flag, ops in (
+            (is_shift, _SHIFT),
+            (is_bits, _BITS),
+            (is_muldiv, _MULDIV),
+            (is_gate, _GATES),
+            (is_scatter, _SCATTER),
+            (is_crc, _CRC),
+        ):
             with m.Switch(op), m.Case(*ops):
                 m.d.comb += flag.eq(holds)
         for unit in (alu, shifter, bits, muldiv):
@@ -101,6 +117,15 @@ class ExecuteStage(Component):
             muldiv.start.eq(is_muldiv & ~u.fault.valid),
             muldiv.flush.eq(self.kill),
             shifter.count.eq(self.i.payload.count),
+            scatter.start.eq(is_scatter & ~u.fault.valid),
+            scatter.flush.eq(self.kill),
+            scatter.gather.eq(op == Op.PEXT),
+            scatter.a.eq(a),
+            scatter.mask.eq(Mux(size == 2, b[:32], b)),
+            crc.en.eq(is_crc),
+            crc.crc.eq(a[:32]),
+            crc.data.eq(b),
+            crc.size.eq(Mux(op == Op.CRC32B, 0, size)),
             gates.op.eq(op),
             gates.bsize.eq(u.bsize),
             gates.a.eq(a),
@@ -144,6 +169,10 @@ class ExecuteStage(Component):
                 m.d.comb += [result.eq(muldiv.result), after.eq(muldiv.flags_out)]
                 with m.If(size == 0):
                     m.d.comb += wide.eq(1)
+            with m.Case(*_SCATTER):
+                m.d.comb += result.eq(scatter.result)
+            with m.Case(*_CRC):  # 32 bits, whatever the size of the data
+                m.d.comb += [result.eq(crc.result), wide.eq(2)]
             with m.Case(*_GATES):
                 m.d.comb += result.eq(gates.result)
             with m.Case(Op.MOV, Op.WRSYS, Op.JMPA):
@@ -192,7 +221,7 @@ class ExecuteStage(Component):
             with m.Case(Op.IN):
                 m.d.comb += result.eq(self.io_data)
             with m.Case(Op.CPUID):
-                m.d.comb += result.eq(lower_cpuid(m, a[:32], u.bsize))
+                m.d.comb += result.eq(lower_cpuid(m, a[:32], b[:32], u.bsize))
             with m.Case(Op.RDTSC):
                 m.d.comb += result.eq(Mux(u.imm[0], self.tsc[32:], self.tsc[:32]))
         with m.If((u.sysop == SysOp.POPF) | (u.sysop == SysOp.IRETF)):
@@ -280,7 +309,9 @@ class ExecuteStage(Component):
         done = Signal()
         fire = Signal()
         m.d.comb += [
-            done.eq((~is_muldiv | muldiv.done | u.fault.valid) & ~(waits & self.older)),
+            done.eq(
+                ((~is_muldiv | muldiv.done) & (~is_scatter | scatter.done) | u.fault.valid) & ~(waits & self.older)
+            ),
             fire.eq(holds & done & has_room(self.o) & ~self.kill),
             self.i.ready.eq(fire),
             gates.fire.eq(fire & ~u.fault.valid & ~gates.fault),

@@ -5,11 +5,11 @@ from amaranth.hdl import Mux, Signal
 from hw.control import SysClass
 from hw.isa.facts import EventClass, SysOp, Vector
 from hw.isa.rows import Priv, Raise
-from hw.types import Fault
+from hw.types import Fault, Rep
 
 
-def lower_checks(m, row, delivering, cpl, iopl, guard, de, insn, bad):
-    """Faults known now, in the order of the manual: fetch, then invalid opcode, then privilege, then general detect.
+def lower_checks(m, row, delivering, cpl, iopl, guard, de, fpu, insn, bad):
+    """Faults known now, in the order of the manual: fetch, invalid opcode, privilege, #NM, general detect.
 
     ``guard`` is DR7.GD; ``de`` is CR4.DE, without which DR4 and DR5 are names of DR6 and DR7.
     """
@@ -17,9 +17,24 @@ def lower_checks(m, row, delivering, cpl, iopl, guard, de, insn, bad):
     writes_memory = row.lock_ok & memory
     illegal = ~row.valid | (insn.lock & ~writes_memory) | (row.need_mem & ~memory)
     illegal |= row.no_opsize & insn.opsize
+    illegal |= row.no_rep & (insn.rep != Rep.NONE)
+    illegal |= insn.refused | (insn.long & ~row.long) | (insn.vvvv.any() & ~row.vvvv)
     field, extended = insn.modrm[3:6], insn.rex[2]
     undefined = Signal()
+    missing = Signal()  # #NM goes before the #UD of an extension that is not there
     m.d.comb += undefined.eq(illegal | (row.raises == Raise.UD.value))
+    with m.Switch(row.raises):
+        for raises, off, trapped in (
+            (Raise.X87, 0, fpu.em | fpu.ts),
+            (Raise.WAIT, 0, fpu.mp & fpu.ts),
+            (Raise.MMX, fpu.em, fpu.ts),
+            (Raise.SSE, fpu.em | ~fpu.osfxsr, fpu.ts),
+            (Raise.AVX, ~fpu.osxsave, fpu.ts),
+        ):
+            with m.Case(raises.value):
+                m.d.comb += missing.eq(~off & trapped)
+                if raises is not Raise.WAIT:
+                    m.d.comb += undefined.eq(illegal | ~missing)
     with m.Switch(row.sysclass):
         with m.Case(SysClass.SEGMENT):
             with m.If((field > 5) | ((row.sysop != SysOp.NONE) & (field == 1))):
@@ -44,6 +59,8 @@ def lower_checks(m, row, delivering, cpl, iopl, guard, de, insn, bad):
             ]
         with m.Elif(guard & (row.sysclass == SysClass.DEBUG)):
             m.d.comb += [bad.valid.eq(1), bad.vector.eq(Vector.DB)]
+        with m.Elif(missing):
+            m.d.comb += [bad.valid.eq(1), bad.vector.eq(Vector.NM)]
         with m.Elif(row.raises == Raise.INT3.value):
             m.d.comb += [bad.valid.eq(1), bad.vector.eq(Vector.BP), bad.kind.eq(EventClass.SOFT)]
         with m.Elif(row.raises == Raise.INTN.value):

@@ -1,7 +1,7 @@
 """Stage L: finds where an instruction ends and takes its bytes apart, without giving them meaning.
 
 Everything that depends on the opcode (is there a ModRM byte, how long is the immediate) is a row of a small ROM made
-from the instruction table; `hw.isa.reference.split` is the same in plain Python.
+from the instruction table (with VEX and EVEX, an opcode has the lengths of its map); `hw.isa.reference.split` is the same in plain Python.
 """
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
@@ -12,6 +12,7 @@ from amaranth.lib.wiring import Component, In, Out
 from hw.invariant import invariant
 from hw.isa.facts import EventClass, Vector
 from hw.isa.reference import MAX_LENGTH, attributes
+from hw.isa.rows import VEX
 from hw.types import Fault, Insn, Override, Rep
 
 #: Immediate classes of `Row.immediate`, in the order of their numbers in the ROM.
@@ -69,6 +70,18 @@ def _is_rex(byte):
     return byte[4:8] == 4
 
 
+class _Vector(data.Struct):
+    """What a VEX or EVEX prefix says. Register bits as REX has them."""
+
+    here: 1
+    evex: 1
+    known: 1  # its map exists
+    rex: 4
+    vvvv: 4
+    long: 1
+    pp: 2
+
+
 class Length(Component):
     """Takes one instruction a cycle from the window; each legacy prefix beyond the first takes a cycle of its own.
 
@@ -124,15 +137,32 @@ class Length(Component):
         m.submodules.rom = rom = Memory(shape=_Attributes, depth=1024, init=_rom())
         lookup = rom.read_port(domain="comb")
         another = Signal()
+        vector = Signal(_Vector)
         base = Signal(3)  # bytes up to the opcode, with it
         tail = Signal(96)  # what follows the opcode
         opcode.d.comb += another.eq((lead != 0) & (_is_legacy(body[0:8]) | _is_rex(body[0:8])))
-        with opcode.If(body[0:8] != 0x0F):
-            opcode.d.comb += [lookup.addr.eq(body[0:8]), tail.eq(body[8:]), base.eq(lead + 1)]
-        with opcode.Elif(body[8:16].matches(0x38, 0x3A)):
-            opcode.d.comb += [lookup.addr.eq(Cat(body[16:24], body[9], 1)), tail.eq(body[24:]), base.eq(lead + 3)]
-        with opcode.Else():
-            opcode.d.comb += [lookup.addr.eq(Cat(body[8:16], 1)), tail.eq(body[16:]), base.eq(lead + 2)]
+        escape, last = body[8:16], Signal(8)  # `last`: the byte of a VEX prefix with vvvv, L and pp
+        opcode.d.comb += [vector.vvvv.eq(~last[3:7]), vector.long.eq(last[2] | vector.evex), vector.pp.eq(last[0:2])]
+        with opcode.Switch(body[0:8]):
+            with opcode.Case(0x0F):
+                with opcode.If(escape.matches(0x38, 0x3A)):
+                    opcode.d.comb += [lookup.addr.eq(Cat(body[16:24], body[9], 1)), tail.eq(body[24:]), base.eq(lead + 3)]
+                with opcode.Else():
+                    opcode.d.comb += [lookup.addr.eq(Cat(escape, 1)), tail.eq(body[16:]), base.eq(lead + 2)]
+            with opcode.Case(0xC5):
+                opcode.d.comb += [vector.here.eq(1), vector.known.eq(1), last.eq(escape), vector.rex.eq(Cat(Const(0, 2), ~escape[7]))]
+                opcode.d.comb += [lookup.addr.eq(Cat(body[16:24], 1)), tail.eq(body[24:]), base.eq(lead + 3)]
+            with opcode.Case(0xC4):
+                opcode.d.comb += [vector.here.eq(1), vector.known.eq(escape[0:2].any() & ~escape[2:5].any()), last.eq(body[16:24])]
+                opcode.d.comb += vector.rex.eq(Cat(~escape[5:8], last[7]))
+                opcode.d.comb += [lookup.addr.eq(Cat(body[24:32], escape[0:2])), tail.eq(body[32:]), base.eq(lead + 4)]
+            with opcode.Case(0x62):
+                opcode.d.comb += [vector.here.eq(1), vector.evex.eq(1), last.eq(body[16:24])]
+                opcode.d.comb += vector.known.eq(escape[0:3].matches(1, 2, 3, 5, 6))
+                opcode.d.comb += vector.rex.eq(Cat(~escape[5:8], last[7]))
+                opcode.d.comb += [lookup.addr.eq(Cat(body[32:40], escape[0:2])), tail.eq(body[40:]), base.eq(lead + 5)]
+            with opcode.Default():
+                opcode.d.comb += [lookup.addr.eq(body[0:8]), tail.eq(body[8:]), base.eq(lead + 1)]
         what = lookup.data
 
         # Sizes of what follows it.
@@ -216,6 +246,9 @@ class Length(Component):
                 insn.length.eq(taken + size),
                 insn.bytes.eq(early | (self._first(size) << Cat(Const(0, 3), taken))),
                 insn.map.eq(lookup.addr[8:10]),
+                insn.vvvv.eq(0),
+                insn.long.eq(0),
+                insn.refused.eq(0),
                 insn.opcode.eq(lookup.addr[0:8]),
                 insn.modrm.eq(Mux(what.modrm, tail[0:8], 0)),
                 insn.sib.eq(Mux(has_sib, tail[8:16], 0)),
@@ -228,6 +261,17 @@ class Length(Component):
                 insn.seg.eq(prefixes.seg),
                 insn.fault.eq(0),
             ]
+            with m.If(vector.here):
+                m.d.sync += [
+                    insn.map.eq(Mux(vector.evex, VEX, Cat(lookup.addr[8:10], 1))),
+                    insn.vvvv.eq(vector.vvvv),
+                    insn.long.eq(vector.long),
+                    insn.refused.eq(~vector.known | has_rex | prefixes.opsize | prefixes.lock | (prefixes.rep != Rep.NONE)),
+                    insn.rex.eq(vector.rex),
+                    insn.has_rex.eq(0),
+                    insn.opsize.eq(vector.pp == 1),
+                    insn.rep.eq(Mux(vector.pp[1], vector.pp ^ 1, 0)),  # pp 2 is F3, 3 is F2
+                ]
             with m.Switch(disp_size):
                 with m.Case(1):
                     m.d.sync += insn.disp.eq(Mux(has_sib, tail[16:24], tail[8:16]).as_signed())

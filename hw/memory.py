@@ -6,7 +6,7 @@ from amaranth.lib.wiring import Component, In, Out
 
 from hw.handshake import has_room, register_output
 from hw.invariant import invariant
-from hw.isa.facts import Reg
+from hw.isa.facts import Op, Reg
 from hw.regfile import Bypass, forward
 from hw.types import Addressed, AKind, BKind, Operands
 
@@ -60,6 +60,7 @@ class MemoryStage(Component):
             have.eq(kept | answer),
             loaded.eq(Mux(kept, kept_data, self.resp_data)),
         ]
+        double = (u.op == Op.SHLD) | (u.op == Op.SHRD)  # their b is the other register; all others have the count there
         go = Signal()
         m.d.comb += [go.eq(self.i.valid & has_room(self.o) & (~u.load | have) & ~self.kill), self.i.ready.eq(go)]
         with m.If(go | self.kill):
@@ -76,7 +77,7 @@ class MemoryStage(Component):
         out = Signal(Operands)
         m.d.comb += [
             out.u.eq(u),
-            out.count.eq(Mux(u.cl, c[:8], u.imm[:8])),
+            out.count.eq(Mux(u.cl, Mux(double, c, b)[:8], u.imm[:8])),
             out.la.eq(self.i.payload.la),
             out.pa.eq(self.i.payload.pa),
             out.split.eq(self.i.payload.split),
@@ -96,8 +97,6 @@ class MemoryStage(Component):
                 m.d.comb += out.b.eq(loaded)
             with m.Case(BKind.IMM):
                 m.d.comb += out.b.eq(u.imm)
-            with m.Case(BKind.NEXT):
-                m.d.comb += out.b.eq(u.next_pc)
             with m.Case(BKind.ADDR):
                 m.d.comb += out.b.eq(self.i.payload.ea)
         register_output(m, self.o, go, out, self.kill)

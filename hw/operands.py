@@ -13,22 +13,34 @@ from hw.types import AKind, BKind, Override
 
 
 def lower_sizes(m, ctl, row, insn, u, size):
-    """Operand size, source size and memory size, as log2 of bytes, from the row's rule and the prefixes."""
-    rule = Signal(4)
+    """Operand size, source size and memory size, as log2 of bytes, from the row's rule and the prefixes.
+
+    Returns the operand size of the whole instruction.
+    """
+    whole = Signal(2)  # of the instruction, whatever this row's own
     wide, short = insn.rex[3], insn.opsize & ~insn.rex[3]
-    m.d.comb += rule.eq(Mux(ctl.size == SIZE_OF_INSN, row.size, ctl.size))
-    with m.Switch(rule):
-        for fixed in (SizeRule.B, SizeRule.W, SizeRule.D, SizeRule.Q):
-            with m.Case(fixed.value):
-                m.d.comb += size.eq(fixed.value)
-        with m.Case(SizeRule.V.value):
-            m.d.comb += size.eq(Mux(wide, 3, Mux(short, 1, 2)))
-        with m.Case(SizeRule.D64.value):
-            m.d.comb += size.eq(Mux(short, 1, 3))
-        with m.Case(SizeRule.Y.value):
-            m.d.comb += size.eq(Mux(wide, 3, 2))
-        with m.Case(SizeRule.A.value):
-            m.d.comb += size.eq(Mux(insn.asize, 2, 3))
+
+    def follow(rule, chosen):
+        with m.Switch(rule):
+            for fixed in (SizeRule.B, SizeRule.W, SizeRule.D, SizeRule.Q):
+                with m.Case(fixed.value):
+                    m.d.comb += chosen.eq(fixed.value)
+            with m.Case(SizeRule.V.value):
+                m.d.comb += chosen.eq(Mux(wide, 3, Mux(short, 1, 2)))
+            with m.Case(SizeRule.D64.value):
+                m.d.comb += chosen.eq(Mux(short, 1, 3))
+            with m.Case(SizeRule.Y.value):
+                m.d.comb += chosen.eq(Mux(wide, 3, 2))
+            with m.Case(SizeRule.Z.value):
+                m.d.comb += chosen.eq(Mux(short, 1, 2))
+            with m.Case(SizeRule.A.value):
+                m.d.comb += chosen.eq(Mux(insn.asize, 2, 3))
+            if chosen is size:
+                with m.Case(SIZE_OF_INSN):
+                    m.d.comb += chosen.eq(whole)
+
+    follow(row.size, whole)
+    follow(ctl.size, size)
     m.d.comb += [
         u.size.eq(size),
         u.bsize.eq(Mux(ctl.half, size - 1, ctl.bsize)),
@@ -36,9 +48,14 @@ def lower_sizes(m, ctl, row, insn, u, size):
     ]
     with m.If(ctl.op == Op.STEP):  # an index has the address size, its step the operand size
         m.d.comb += u.bsize.eq(Mux(insn.asize, 2, 3))
-    extends = (ctl.op == Op.MOVZX) | (ctl.op == Op.MOVSX)
-    with m.If(extends & (ctl.amode == AMode.EA.value)):
+    with m.If(_is_narrow(ctl) & (ctl.amode == AMode.EA.value)):
         m.d.comb += u.msize.eq(ctl.bsize)
+    return whole
+
+
+def _is_narrow(ctl):
+    """Operand b is of the source size, not the operand size."""
+    return (ctl.op == Op.MOVZX) | (ctl.op == Op.MOVSX) | (ctl.op == Op.CRC32B)
 
 
 def lower_operands(m, ctl, insn, u, size, load, store, fault):
@@ -48,8 +65,7 @@ def lower_operands(m, ctl, insn, u, size, load, store, fault):
     rm = Cat(insn.modrm[0:3], insn.rex[0])
     reg = Cat(insn.modrm[3:6], insn.rex[2])
     low = Cat(insn.opcode[0:3], insn.rex[0])
-    extends = (ctl.op == Op.MOVZX) | (ctl.op == Op.MOVSX)
-    byte_b = Mux(extends, ctl.bsize == 0, size == 0)
+    byte_b = Mux(_is_narrow(ctl), ctl.bsize == 0, size == 0)
 
     def place(sel, number, high, byte):
         with m.If(sel < 32):
@@ -58,9 +74,12 @@ def lower_operands(m, ctl, insn, u, size, load, store, fault):
             with m.If(sel == code.value):
                 legacy = byte & ~insn.has_rex & (field[2:4] == 1) & ~(memory & (code is Sel.E))
                 m.d.comb += [number.eq(Mux(legacy, field[0:2], field)), high.eq(legacy)]
+        with m.If(sel == Sel.V.value):
+            m.d.comb += number.eq(insn.vvvv)
 
     def is_register(sel):
-        return (sel < 32) | (sel == Sel.G.value) | (sel == Sel.Z.value) | ((sel == Sel.E.value) & ~memory)
+        named = (sel == Sel.G.value) | (sel == Sel.Z.value) | (sel == Sel.V.value)
+        return (sel < 32) | named | ((sel == Sel.E.value) & ~memory)
 
     place(ctl.a, u.a_reg, u.a_high, size == 0)
     place(ctl.b, u.b_reg, u.b_high, byte_b)
@@ -75,7 +94,7 @@ def lower_operands(m, ctl, insn, u, size, load, store, fault):
         m.d.comb += u.b_kind.eq(BKind.MEM)
     with m.Elif(is_register(ctl.b)):
         m.d.comb += u.b_kind.eq(BKind.REG)
-    for code, kind in ((Sel.IMM, BKind.IMM), (Sel.NEXT, BKind.NEXT), (Sel.ADDR, BKind.ADDR)):
+    for code, kind in ((Sel.IMM, BKind.IMM), (Sel.ADDR, BKind.ADDR)):
         with m.If(ctl.b == code.value):
             m.d.comb += u.b_kind.eq(kind)
 
@@ -86,6 +105,7 @@ def lower_operands(m, ctl, insn, u, size, load, store, fault):
         store.eq((ctl.store | ((ctl.d == Sel.E.value) & memory)) & live),
         u.load.eq(load),
         u.store.eq(store),
+        u.probe.eq(ctl.probe & live),
     ]
     field = insn.modrm[3:6]
     with m.Switch(ctl.sysclass):
@@ -99,20 +119,25 @@ def lower_operands(m, ctl, insn, u, size, load, store, fault):
             m.d.comb += u.sysreg.eq(ctl.sysreg + Mux(field[1:3] == 2, field + 2, field))
 
 
-def lower_address(m, ctl, delivering, insn, u, g, size, load, store, fault):
-    """How the address stage makes the address (`hw.types.Address`), and whether rsp changes with it."""
+def lower_address(m, ctl, delivering, insn, u, g, size, whole, turn, load, store, fault):
+    """How the address stage makes the address (`hw.types.Address`), and whether rsp changes with it.
+
+    ``whole`` is the operand size of the instruction, ``turn`` the number of the turn of enter.
+    """
     mod, rm, sib = insn.modrm[6:8], insn.modrm[0:3], insn.sib
     bytes_ = Signal(4)
     disp = insn.disp.as_signed()
     small = Signal(64)
+    items = Signal(8)
     m.d.comb += [
         bytes_.eq(1 << size),
-        small.eq(Mux(ctl.scaled, ctl.disp.as_signed() << size, ctl.disp.as_signed())),
+        items.eq(ctl.disp - Mux(ctl.turn, turn, 0)),
+        small.eq(Mux(ctl.scaled, items.as_signed() << whole, ctl.disp.as_signed())),
         g.asize.eq(insn.asize & ~delivering),
         g.stack.eq(ctl.stack),
         g.intent.eq(ctl.intent | (load & store)),
         g.if_switch.eq(ctl.if_switch),
-        g.use.eq(load | store | (ctl.b == Sel.ADDR.value)),
+        g.align.eq(ctl.align & (size == 3)),
     ]
     base, base_en = Signal(5), Signal()
     # the register that ModRM and SIB name as base; rsp and rbp make a bad address a stack fault
@@ -165,8 +190,8 @@ def lower_address(m, ctl, delivering, insn, u, g, size, load, store, fault):
             m.d.comb += [g.disp.eq(insn.imm), g.seg.eq(insn.seg)]
         with m.Case(AMode.BASE.value):
             m.d.comb += [base.eq(ctl.base), base_en.eq(1), g.disp.eq(small), g.asize.eq(0)]
-            with m.If(ctl.seg):  # a bit string, addressed through a temporary
-                m.d.comb += [g.seg.eq(insn.seg), g.stack.eq(on_stack)]
+            with m.If(ctl.seg):  # a bit string or a table (xlat), addressed through a temporary
+                m.d.comb += [g.seg.eq(insn.seg), g.stack.eq(on_stack), g.asize.eq(insn.asize)]
         with m.Case(AMode.GATE.value):
             m.d.comb += [g.gate.eq(1), g.disp.eq(ctl.disp), g.asize.eq(0)]
         with m.Case(AMode.SETSP.value):

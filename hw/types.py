@@ -25,8 +25,7 @@ class BKind(enum.Enum, shape=3):
     REG = 1
     MEM = 2
     IMM = 3
-    NEXT = 4
-    ADDR = 5
+    ADDR = 4
 
 
 class Rep(enum.Enum, shape=2):
@@ -63,14 +62,15 @@ class Fault(data.Struct):
 class Insn(data.Struct):
     """An instruction's bytes taken apart, without meaning. From the length stage to the decoder.
 
-    ``imm`` and ``disp`` are sign-extended from what was encoded; ``imm8`` tells whether the immediate was a byte.
+    ``imm`` and ``disp`` are extended from what was encoded. ``map`` is `hw.isa.rows.Row.map`. A VEX prefix shows as the prefixes
+    that it stands for, with ``vvvv`` (a register number) and ``long`` (VEX.L; 1 with EVEX).
     """
 
     pc: 64
     next_pc: 64
     length: 4
     bytes: 120
-    map: 2
+    map: 3
     opcode: 8
     modrm: 8
     sib: 8
@@ -78,6 +78,9 @@ class Insn(data.Struct):
     imm: 64
     rex: 4  # W R X B, W highest
     has_rex: 1
+    vvvv: 4
+    long: 1
+    refused: 1  # VEX or EVEX after a prefix that it must not have, or of a map that it has not: undefined
     opsize: 1
     asize: 1
     lock: 1
@@ -97,7 +100,6 @@ class Uop(data.Struct):
     last: 1
     deliver: 1
     iret: 1
-    loop: 1
     op: Op
     size: 2
     bsize: 2
@@ -121,6 +123,7 @@ class Uop(data.Struct):
     predicted: 64  # rip that fetch went on with; meaningful with branch
     load: 1
     store: 1
+    probe: 1  # the address is checked, and watched by breakpoints, as a load's; nothing is accessed
     msize: 2
     watch: Watch
     lock: 1
@@ -131,7 +134,6 @@ class Uop(data.Struct):
 class Address(data.Struct):
     """How the address stage makes the uop's address: base + index * 2**scale + disp, then the segment base."""
 
-    use: 1  # an address is made at all
     gate: 1  # base is the gate of the vector being delivered
     rip: 1  # base is the next instruction
     base_en: 1
@@ -144,8 +146,19 @@ class Address(data.Struct):
     asize: 1
     stack: 1
     intent: 1
+    align: 1  # to 16 bytes
     if_switch: 1
     sp_delta: 32
+
+
+class FpuControl(data.Struct):
+    """What decides how an instruction of the floating-point and vector extensions is refused: bits of CR0 and CR4."""
+
+    mp: 1
+    em: 1
+    ts: 1
+    osfxsr: 1
+    osxsave: 1
 
 
 class Decoded(data.Struct):

@@ -150,7 +150,7 @@ class Op(IntEnum):
     MOVZX = 1  # b, zero-extended from bsize
     MOVSX = 2  # b, sign-extended from bsize
     SIGN = 3  # every bit = sign of b (cwd, cdq, cqo)
-    BSWAP = 4
+    BSWAP = 4  # b
     SETCC = 5  # 1 if the condition holds
     CMOV = 6  # condition ? b : a; a 32-bit result is zero-extended either way
     CMOVK = 7  # condition ? b : a with all 64 bits of a kept (the accumulator of cmpxchg)
@@ -187,6 +187,18 @@ class Op(IntEnum):
     LZCNT = 37
     POPCNT = 38
     BITOFF = 39  # byte offset of the unit that bit b of a bit string in memory lies in
+    ANDN = 110  # ~a and b
+    BEXTR = 111  # b[15:8] bits of a from bit b[7:0] on
+    BZHI = 112  # a without its bits from b[7:0] on
+    BLSR = 113  # b without its lowest 1
+    BLSI = 114  # the lowest 1 of b
+    BLSMSK = 115  # the lowest 1 of b and all below
+    PDEP = 116  # the low bits of a where b has ones
+    PEXT = 117  # the bits of a where b has ones, side by side
+    ADOX = 118  # a + b + OF, carry to OF
+    MOVBE = 119  # b, bytes reversed
+    CRC32 = 120  # a, with b of the operand size
+    CRC32B = 121  # a, with the byte b
     # multiply and divide
     IMUL2 = 40  # a times b, low half, signed flags
     IMUL3 = 49  # b times imm, likewise

@@ -1,6 +1,7 @@
 """The table as a decoder, in plain Python: what the length stage and the decode stage are tested against.
 
-`split` takes an instruction's bytes apart (it gives them no meaning), `lookup` finds their row. The rules that are not
+`split` takes an instruction's bytes apart (it gives them no meaning), `lookup` finds their row, `absent` that of an instruction
+which the core does not have. The rules that are not
 in the table are here: which prefixes count, where an instruction ends, which row a mandatory prefix selects (SDM
 vol. 2, chapter 2).
 """
@@ -10,9 +11,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
+from hw.isa.absent import ABSENT, EVEX
 from hw.isa.facts import Seg
 from hw.isa.opcodes import TABLE
-from hw.isa.rows import LOCK, MEM, NO66, NOREXB, REG, REXB, Row, TableError
+from hw.isa.rows import LOCK, MEM, NO66, NOREP, NOREXB, REG, REXB, VEX, Raise, Row, TableError, check
 
 #: No instruction is longer; one that would be is a general-protection fault.
 MAX_LENGTH = 15
@@ -40,7 +42,7 @@ class Parts:
     """An instruction's bytes taken apart. Absent ModRM, SIB, displacement and immediate are 0."""
 
     bytes: bytes
-    map: int = 0
+    map: int = 0  # as `Row.map`
     opcode: int = 0
     opsize: bool = False
     asize: bool = False
@@ -49,6 +51,9 @@ class Parts:
     seg: int = 0  # 0, 1 for FS, 2 for GS: the last of them
     has_rex: bool = False
     rex: int = 0
+    vvvv: int = 0  # the register of VEX.vvvv
+    long: bool = False  # VEX.L, or EVEX
+    refused: bool = False  # prefixes, or a map, that VEX and EVEX do not have
     has_modrm: bool = False
     modrm: int = 0
     sib: int = 0
@@ -87,12 +92,20 @@ def _index(table: Sequence[Row]) -> dict[tuple[int, int], list[Row]]:
 
 
 _ROWS = _index(TABLE)
+_ABSENT = _index(ABSENT)
+_LEFT_OUT = frozenset(map(id, ABSENT))
+check((*TABLE, *ABSENT))
+
+#: Undefined opcodes of a map: the first two end there, the others have a ModRM byte, and those of map 3 an immediate byte.
+_UNDEFINED = (Attributes(), Attributes(), Attributes(modrm=True), Attributes(modrm=True, immediate="b"))
 
 
 @cache
 def attributes(map_: int, opcode: int) -> Attributes:
-    """Attributes of an opcode; an undefined one ends with its opcode byte."""
-    return derive(_ROWS.get((map_, opcode), ()))
+    """Attributes of an opcode in map 0 to 3. With VEX or EVEX, an opcode of the same map has the same."""
+    keys = ((map_, opcode), (map_ + VEX, opcode)) if map_ else ((map_, opcode),)
+    rows = [row for index in (_ROWS, _ABSENT) for key in keys for row in index.get(key, ())]
+    return derive(rows) if rows else _UNDEFINED[map_]
 
 
 def derive(rows: Sequence[Row]) -> Attributes:
@@ -151,13 +164,21 @@ def _split(data: bytes) -> Parts:
     has_rex = at > 0 and data[at - 1] >> 4 == 4  # an earlier one is ignored
     rex = data[at - 1] & 15 if has_rex else 0
     opsize, asize = 0x66 in legacy, 0x67 in legacy
-    map_ = 0
-    if data[at] == 0x0F:
-        map_ = ESCAPES.get(data[at + 1], 1)
+    half, wide = opsize, rex >= 8  # what decides the size of an immediate: never a VEX prefix
+    prefix = _vector_prefix(data, at)
+    map_ = lengths = 0
+    refused = False
+    if prefix:
+        refused = not prefix.known or has_rex or bool({0x66, 0xF0, 0xF2, 0xF3} & set(legacy))
+        map_, lengths, at, has_rex, rex = prefix.map, prefix.lengths, at + prefix.size, False, prefix.rex
+        legacy = [byte for byte in legacy if byte not in (0x66, 0xF2, 0xF3)] + [(0x2E, 0x66, 0xF3, 0xF2)[prefix.pp]]
+        opsize = prefix.pp == 1
+    elif data[at] == 0x0F:
+        map_ = lengths = ESCAPES.get(data[at + 1], 1)
         at += 1 if map_ == 1 else 2
     opcode = data[at]
     at += 1
-    what = attributes(map_, opcode)
+    what = attributes(lengths, opcode)
     modrm = sib = disp = 0
     if what.modrm:
         modrm = data[at]
@@ -170,7 +191,7 @@ def _split(data: bytes) -> Parts:
         at += size
     size = 0
     if not what.low_regs or modrm >> 3 & 7 < 2:
-        size = immediate_size(what.immediate, opsize, rex >= 8, asize)
+        size = immediate_size(what.immediate, half, wide, asize)
     imm = _take(data, at, size, signed=not what.unsigned and size != 3)
     return Parts(
         data[: at + size],
@@ -183,6 +204,9 @@ def _split(data: bytes) -> Parts:
         next((byte - 0x63 for byte in reversed(legacy) if byte in (0x64, 0x65)), 0),
         has_rex,
         rex,
+        prefix.vvvv if prefix else 0,
+        prefix.long if prefix else False,
+        refused,
         what.modrm,
         modrm,
         sib,
@@ -190,6 +214,36 @@ def _split(data: bytes) -> Parts:
         imm & (1 << 64) - 1,
         size,
     )
+
+
+class _Vector(NamedTuple):
+    """A VEX or EVEX prefix: its bytes, `Row.map` of the opcode, the map whose lengths it has, whether that exists, and fields."""
+
+    size: int
+    map: int
+    lengths: int
+    known: bool
+    rex: int
+    vvvv: int
+    long: bool
+    pp: int
+
+
+def _vector_prefix(data: bytes, at: int) -> _Vector | None:
+    """The VEX (C4, C5) or EVEX (62) prefix there, if any (SDM vol. 2, 2.3.5 and 2.7.1). Register bits are inverted."""
+    match data[at]:
+        case 0xC5:
+            last = data[at + 1]
+            return _Vector(2, VEX + 1, 1, True, ~last >> 5 & 4, ~last >> 3 & 15, bool(last & 4), last & 3)
+        case 0xC4:
+            first, last = data[at + 1], data[at + 2]
+            map_, known, rex = first & 3, first & 31 in (1, 2, 3), (~first >> 5 & 7) | last >> 4 & 8
+            return _Vector(3, VEX + map_, map_, known, rex, ~last >> 3 & 15, bool(last & 4), last & 3)
+        case 0x62:
+            first, last = data[at + 1], data[at + 2]
+            known, rex = first & 7 in (1, 2, 3, 5, 6), (~first >> 5 & 7) | last >> 4 & 8
+            return _Vector(4, EVEX, first & 3, known, rex, ~last >> 3 & 15, True, last & 3)
+    return None
 
 
 def _take(data: bytes, at: int, size: int, signed: bool) -> int:
@@ -200,10 +254,27 @@ def _take(data: bytes, at: int, size: int, signed: bool) -> int:
 
 def lookup(parts: Parts) -> Row | None:
     """The row of an instruction, or None: an invalid opcode, or a LOCK prefix where there may be none."""
-    rows = [row for row in _ROWS.get((parts.map, parts.opcode), ()) if not parts.too_long and _fits(row, parts)]
+    row = find(parts)
+    return None if id(row) in _LEFT_OUT else row
+
+
+def absent(parts: Parts) -> Raise | None:
+    """How an instruction that the core does not have is refused (`hw.isa.absent`); None for one that nobody has."""
+    if parts.map == EVEX:
+        return None if parts.refused or parts.lock else Raise.AVX
+    row = find(parts)
+    return row.raises if row is not None and id(row) in _LEFT_OUT else None
+
+
+def find(parts: Parts) -> Row | None:
+    """The row of an instruction, in the table or among those that the core does not have; None if there is no such."""
+    if parts.too_long or parts.refused:
+        return None
+    rows = [row for index in (_ROWS, _ABSENT) for row in index.get((parts.map, parts.opcode), ()) if _fits(row, parts)]
     # A mandatory prefix goes before; the last of F2 and F3 is the one that counts, and 66 only without either.
-    wanted = (parts.rep | 0xF0,) if parts.rep else (0x66,) if parts.opsize else ()
-    rows = [row for row in rows if row.prefix in wanted] or [row for row in rows if row.prefix is None]
+    wanted = parts.rep | 0xF0 if parts.rep else 0x66 if parts.opsize else None
+    plain = [row for row in rows if row.prefix is None and (not row.vex or wanted is None or row.raises is Raise.AVX)]
+    rows = [row for row in rows if row.prefix == wanted] or plain
     if not rows:
         return None
     (row,) = rows
@@ -211,6 +282,11 @@ def lookup(parts: Parts) -> Row | None:
     if parts.lock and not (LOCK in row.ok and memory):
         return None
     return row
+
+
+def uses_vvvv(row: Row) -> bool:
+    """True if VEX.vvvv names a register of the instruction; if not, it must be 1111."""
+    return any(operand[0] == "B" for operand in row.operands)
 
 
 _SEGMENTS = frozenset(Seg)
@@ -224,9 +300,12 @@ def _fits(row: Row, parts: Parts) -> bool:
         REXB: bool(parts.rex & 1),
         NOREXB: not parts.rex & 1,
         NO66: not parts.opsize,
+        NOREP: not parts.rep,
         "rm0": parts.rm == 0,
     }
     if row.reg not in (None, parts.reg) or not all(marks.get(mark, True) for mark in row.ok):
+        return False
+    if row.raises is not Raise.AVX and (parts.long or (parts.vvvv and not uses_vvvv(row))):
         return False
     field = parts.reg | (parts.rex & 4) << 1
     if "Sw" in row.operands:  # REX.R is ignored; nothing moves to CS

@@ -49,6 +49,10 @@ _REPNEXT_COND = Uop(Op.REPNEXT, a=Reg.RCX, d=Reg.RCX, when=When.REP, loop=True, 
 _STEP_SI = Uop(Op.STEP, a=Reg.RSI, d=Reg.RSI)
 _STEP_DI = Uop(Op.STEP, a=Reg.RDI, d=Reg.RDI)
 
+#: Places in the frames of enter: the outer one's at rbp, the new one's at rsp, both counted downward.
+_OUTER = dict(amode=AMode.BASE, base=Reg.RBP, scaled=True, turn=True, stack=True)
+_INNER = dict(amode=AMode.BASE, base=Reg.RSP, disp=-1, scaled=True, turn=True, stack=True)
+
 ROUTINES: dict[str, tuple[Uop, ...]] = {
     "xchg_reg": (
         Uop(Op.MOV, b=Sel.E, d=T0),
@@ -125,10 +129,64 @@ ROUTINES: dict[str, tuple[Uop, ...]] = {
         Uop(Op.MOV, b=T1, **_EA_STORE),
         Uop(Op.MOV, a=Sel.G, b=T0, d=Sel.G),
     ),
+    "cmpxchg8b": (
+        Uop(Op.MOV, d=T0, intent=True, align=True, **_EA_LOAD),
+        Uop(Op.MOV, d=T1, intent=True, disp=1, scaled=True, **_EA_LOAD),
+        # --- point of no return: the loads have checked the stores ---
+        Uop(Op.XOR, a=Reg.RAX, b=T0, d=T2),
+        Uop(Op.XOR, a=Reg.RDX, b=T1, d=T3),
+        Uop(Op.OR, a=T2, b=T3, flags="z"),
+        Uop(Op.CMOV, a=T0, b=Reg.RBX, d=T2, cond=4),
+        Uop(Op.CMOV, a=T1, b=Reg.RCX, d=T3, cond=4),
+        Uop(Op.MOV, b=T2, **_EA_STORE),
+        Uop(Op.MOV, b=T3, disp=1, scaled=True, **_EA_STORE),
+        Uop(Op.CMOVK, a=Reg.RAX, b=T0, d=Reg.RAX, cond=5),
+        Uop(Op.CMOVK, a=Reg.RDX, b=T1, d=Reg.RDX, cond=5),
+    ),
     "bt_mem": _bit_string(Op.BT),
     "bts_mem": _bit_string(Op.BTS),
     "btr_mem": _bit_string(Op.BTR),
     "btc_mem": _bit_string(Op.BTC),
+    "mulx": (
+        Uop(Op.MUL, a=Reg.RDX, b=Sel.E, d=Sel.V, amode=AMode.EA),
+        Uop(Op.MULHI, d=Sel.G),
+    ),
+    "xlat": (
+        Uop(Op.MOVZX, b=Reg.RAX, d=T0, bsize=Size.B, **_Q),
+        Uop(Op.ADD, a=T0, b=Reg.RBX, d=T0, **_Q),
+        Uop(Op.MOV, a=Reg.RAX, b=Sel.MEM, d=Reg.RAX, amode=AMode.BASE, base=T0, seg=True, load=True),
+    ),
+    "enter": (
+        Uop(Op.MOV, b=Sel.ADDR, d=T0, amode=AMode.BASE, base=Reg.RSP, disp=-1, scaled=True, **_Q),
+        Uop(Op.MOV, b=Reg.RBP, amode=AMode.BASE, base=Reg.RSP, disp=-1, scaled=True, store=True, stack=True),
+        Uop(Op.MOV, b=T0, d=T2, **_Q),
+        Uop(Op.MOV, b=Sel.MEM, d=T1, load=True, when=When.TURN, **_OUTER),
+        Uop(Op.MOV, b=T1, store=True, when=When.TURN, back=True, **_INNER),
+        Uop(Op.MOV, b=T0, store=True, when=When.NESTED, **_INNER),
+        Uop(Op.MOV, b=Sel.ADDR, d=T2, when=When.NESTED, **_INNER, **_Q),
+        Uop(Op.MOVZX, b=Sel.IMM, d=T1, bsize=Size.W, **_Q),
+        Uop(Op.SUB, a=T2, b=T1, d=T2, **_Q),
+        Uop(Op.MOV, amode=AMode.BASE, base=T2, probe=True, intent=True, stack=True),
+        # --- point of no return; what was stored lies below rsp ---
+        Uop(Op.MOV, a=Reg.RBP, b=T0, d=Reg.RBP),
+        Uop(Op.MOV, b=T2, d=Reg.RSP, **_Q),
+    ),
+    "ins": (
+        _REPCHK,
+        Uop(Op.MOV, amode=AMode.DI, probe=True, intent=True),  # before the port is read
+        Uop(Op.IN, b=Reg.RDX, d=T0),
+        Uop(Op.MOV, b=T0, amode=AMode.DI, store=True),
+        _STEP_DI,
+        _REPNEXT,
+    ),
+    "outs": (
+        _REPCHK,
+        Uop(Op.MOV, b=Sel.MEM, d=T0, amode=AMode.SI, load=True),
+        # --- point of no return ---
+        Uop(Op.OUT, a=T0, b=Reg.RDX, sysop=SysOp.OUT),
+        _STEP_SI,
+        _REPNEXT,
+    ),
     "movs": (
         _REPCHK,
         Uop(Op.MOV, b=Sel.MEM, d=T0, amode=AMode.SI, load=True),

@@ -5,10 +5,11 @@ Notation (SDM vol. 2, 3.1.1 and appendix A, as Linux' ``x86-opcode-map.txt`` use
     E("01 /r",  "add",  "Ev,Gv",  Op.ADD, W="oszapc", ok=LOCK)
 
 * encoding: bytes in hex; ``F3``, ``F2`` or ``66`` first is a mandatory prefix; ``/r`` a ModRM byte; ``/4`` a ModRM byte whose
-  reg field is 4; ``+r`` eight opcodes with a register in the low bits; ``+cc`` sixteen with a condition.
+  reg field is 4; ``+r`` eight opcodes with a register in the low bits; ``+cc`` sixteen with a condition; ``10-17`` the
+  opcodes from the one to the other; ``VEX`` before it all: the prefix and the escapes are in a VEX prefix.
 * operands: letter = where (E ModRM r/m, G ModRM reg, M memory only, R register only, Z opcode register, I immediate,
   J relative target, O memory offset, S C D segment, control and debug register of ModRM.reg, X Y string source and
-  destination), suffix = size (b w d q; v 16/32/64; z 16/32 for an immediate; y 32/64). Registers and ``1`` stand for
+  destination, B register of VEX.vvvv), suffix = size (b w d q; v 16/32/64; z 16/32 for an immediate; y 32/64). Registers and ``1`` stand for
   themselves.
 * W, U: status flags written, undefined afterwards.
 
@@ -31,7 +32,7 @@ class Sel(Enum):
     Z = 35  # register in the opcode
     MEM = 36  # what the uop's own load brings
     IMM = 37
-    NEXT = 38  # rip of the next instruction
+    V = 38  # VEX.vvvv
     ADDR = 39  # the effective address, without segment base
     FIELD = 40  # ModRM reg as a number: the index of a segment, control or debug register
 
@@ -63,6 +64,7 @@ class SizeRule(Enum):
     D64 = 5  # 16 with 66, else 64 (stack)
     Y = 6  # 64 with REX.W, else 32
     A = 7  # the address size: 64, or 32 with 67
+    Z = 8  # 16 with 66, else 32 (ports)
 
 
 class Flow(Enum):
@@ -84,6 +86,8 @@ class When(Enum):
     REP = 1  # with a rep prefix
     ERROR = 2  # in a delivery that pushes an error code
     NOERROR = 3  # in one that does not
+    NESTED = 4  # enter with a nesting level above 0
+    TURN = 5  # enter, once for each level below its own (`Uop.turn`)
 
 
 class Priv(Enum):
@@ -102,7 +106,16 @@ class Raise(Enum):
     INT3 = 2
     INTN = 3
     ICEBP = 4
+    # what this core does not have, and says so as CR0 and CR4 tell (`hw.isa.absent`)
+    X87 = 5
+    WAIT = 6  # #NM, or nothing
+    MMX = 7
+    SSE = 8
+    AVX = 9
 
+
+#: `Row.map` of an opcode behind a VEX prefix, less its map; by itself the number of EVEX, which no row has.
+VEX = 4
 
 #: Legality marks of a row.
 LOCK = "lock"  # LOCK allowed when the destination is memory
@@ -111,9 +124,11 @@ MEM = "mem"  # only with mod != 3
 REXB = "rexb"  # only with REX.B
 NOREXB = "norexb"  # only without REX.B
 NO66 = "no66"  # undefined with 66
+NOREP = "norep"  # undefined with F2 or F3
 REP = "rep"  # F2 and F3 repeat
 
 _READS_A_NOT = {Op.MOV, Op.MOVZX, Op.MOVSX, Op.SETCC, Op.RDFLAGS, Op.RDSYS, Op.JMP, Op.JCC, Op.CALL, Op.IMUL3, Op.SIGN}
+_READS_A_NOT |= {Op.BSWAP, Op.MOVBE, Op.BLSR, Op.BLSI, Op.BLSMSK}
 
 
 @dataclass(frozen=True)
@@ -152,6 +167,10 @@ class Uop:
     stack: bool = False  # a bad address is a stack fault
     implicit: bool = False  # the access is none that the instruction asks for: data breakpoints do not see it
     loop: bool = False  # the sequencer starts the instruction over (next string iteration)
+    probe: bool = False  # the address is checked as for a load, and nothing accessed
+    align: bool = False  # 16-byte operands must be aligned
+    turn: bool = False  # the number of the turn counts with disp: the first is 1
+    back: bool = False  # the end of a turn: the sequencer goes back one row
 
 
 @dataclass(frozen=True)
@@ -168,12 +187,17 @@ class Row:
     ok: frozenset[str]
     priv: Priv
     raises: Raise
-    map: int = 0  # 0 one byte, 1 after 0F, 2 after 0F 38, 3 after 0F 3A
+    map: int = 0  # 0 one byte, 1 after 0F, 2 after 0F 38, 3 after 0F 3A; `VEX` + 1 to 3: the same with VEX
     opcode: int = 0
     span: int = 1  # 1, 8 (+r) or 16 (+cc)
     reg: int | None = None  # the required ModRM.reg
     prefix: int | None = None  # mandatory F3, F2 or 66
     attributes: dict = field(default_factory=dict, hash=False, compare=False)
+
+    @property
+    def vex(self) -> bool:
+        """True if a VEX prefix is part of the encoding."""
+        return self.map > VEX
 
     @property
     def modrm(self) -> bool:
@@ -213,12 +237,12 @@ _REGISTERS = {
     "CL": Reg.RCX,
     "1": Sel.IMM,
 }
-_PLACES = {"E": Sel.E, "M": Sel.E, "R": Sel.E, "G": Sel.G, "Z": Sel.Z, "I": Sel.IMM, "J": Sel.IMM}
+_PLACES = {"E": Sel.E, "M": Sel.E, "R": Sel.E, "G": Sel.G, "Z": Sel.Z, "I": Sel.IMM, "J": Sel.IMM, "B": Sel.V}
 
 #: Relative targets: a 66 prefix does not change their size (Intel; AMD's 16-bit form is left out, see docs).
 _JUMP = {"b": "b", "z": "d"}
 
-_OPERAND = re.compile(r"^([EGMRZIJOSCDXY])([bwdqvzy]?)$")
+_OPERAND = re.compile(r"^([BEGMRZIJOSCDXY])([bwdqvzy]?)$")
 
 _SIZES = {"b": SizeRule.B, "w": SizeRule.W, "d": SizeRule.D, "q": SizeRule.Q, "v": SizeRule.V, "y": SizeRule.Y, "z": SizeRule.V}
 
@@ -251,6 +275,8 @@ def parse(encoding, mnemonic, operands, op, *, W="", U="", ok=(), priv=Priv.ANY,
 def _parse_encoding(text: str, where: str) -> dict:
     fields: dict = {"map": 0, "span": 1, "reg": None, "prefix": None}
     parts = text.split()
+    vex = parts[0] == "VEX"
+    parts = parts[vex:]
     if len(parts) > 1 and parts[0] in ("F3", "F2", "66") and not parts[1].startswith("/"):
         fields["prefix"] = int(parts.pop(0), 16)
     if parts[0] == "0F":
@@ -258,10 +284,14 @@ def _parse_encoding(text: str, where: str) -> dict:
         fields["map"] = 1
         if parts[0] in ("38", "3A") and len(parts) > 1 and not parts[1].startswith("/"):
             fields["map"] = {"38": 2, "3A": 3}[parts.pop(0)]
+    if vex:
+        if not fields["map"]:
+            raise TableError(f"{where}: VEX needs the map of its opcode (0F, 0F 38 or 0F 3A)")
+        fields["map"] += VEX
     byte, plus, kind = parts.pop(0).partition("+")
+    byte, _, last = byte.partition("-")
     fields["opcode"] = int(byte, 16)
-    if plus:
-        fields["span"] = {"r": 8, "cc": 16}[kind]
+    fields["span"] = {"r": 8, "cc": 16}[kind] if plus else int(last or byte, 16) - fields["opcode"] + 1
     for part in parts:
         if part == "/r":
             pass

@@ -3,15 +3,16 @@
 from random import Random
 
 from hw.isa.opcodes import TABLE
-from hw.isa.reference import attributes, displacement_size, immediate_size, lookup, split
-from hw.isa.rows import LOCK, MEM, NOREXB, REG, REXB, Row
+from hw.isa.absent import ABSENT
+from hw.isa.reference import attributes, displacement_size, find, immediate_size, split, uses_vvvv
+from hw.isa.rows import LOCK, MEM, NOREXB, REG, REXB, VEX, Raise, Row
 
 ESCAPE = {0: b"", 1: b"\x0f", 2: b"\x0f\x38", 3: b"\x0f\x3a"}
 
 
 def siblings(row: Row) -> list[Row]:
     """The rows that share an opcode with this one."""
-    return [other for other in TABLE if other.map == row.map and set(other.opcodes()) & set(row.opcodes())]
+    return [other for other in (*TABLE, *ABSENT) if other.map == row.map and set(other.opcodes()) & set(row.opcodes())]
 
 
 #: Prefixes that change no row: sizes and segments.
@@ -26,6 +27,8 @@ def instance(rng: Random, row: Row, *, prefixes: tuple[int, ...] = PLAIN, dead_r
         if row.prefix is not None:
             legacy.append(row.prefix)
         rng.shuffle(legacy)
+        if row.vex:
+            legacy = [byte for byte in legacy if byte not in (0x66, 0xF0, 0xF2, 0xF3)]
         head = bytes(byte for byte in legacy if byte not in taken)
         if dead_rex and head and rng.random() < 0.1:
             head = bytes((rng.randrange(0x40, 0x50),)) + head
@@ -34,7 +37,8 @@ def instance(rng: Random, row: Row, *, prefixes: tuple[int, ...] = PLAIN, dead_r
         tail = _modrm(rng, row) if row.modrm else b""
         w = bool(rex) and rex[0] >= 0x48
         size = immediate_size(row.immediate, 0x66 in head, w, 0x67 in head)
-        code = head + rex + ESCAPE[row.map] + bytes((opcode,)) + tail + _immediate(rng, size)
+        start = _vex(rng, row) if row.vex else rex + ESCAPE[row.map]
+        code = head + start + bytes((opcode,)) + tail + _immediate(rng, size)
         if is_instance(code, row):  # not longer than 15 bytes, and a register that exists
             return code
 
@@ -46,13 +50,24 @@ def _rex(rng: Random, row: Row) -> bytes:
     return bytes((rex,)) if rng.random() < 0.6 else b""
 
 
+def _vex(rng: Random, row: Row) -> bytes:
+    """A VEX prefix; of two bytes where that is possible, half the time."""
+    wide = row.raises is Raise.AVX
+    vvvv = rng.randrange(16) if wide or uses_vvvv(row) else 15
+    pp = (None, 0x66, 0xF3, 0xF2).index(row.prefix)
+    last = vvvv << 3 | (rng.randrange(2) << 2 if wide else 0) | pp
+    if row.map == VEX + 1 and rng.random() < 0.5:
+        return bytes((0xC5, rng.randrange(2) << 7 | last))
+    return bytes((0xC4, rng.randrange(8) << 5 | row.map - VEX, rng.randrange(2) << 7 | last))
+
+
 def _modrm(rng: Random, row: Row) -> bytes:
     mod = rng.choice((3,) if REG in row.ok else (0, 1, 2) if MEM in row.ok else (0, 1, 2, 3))
     reg = rng.randrange(8) if row.reg is None else row.reg
     rm = 0 if "rm0" in row.ok else rng.choice((*range(8), 4, 4, 5))
     modrm, sib = mod << 6 | reg << 3 | rm, rng.choice((rng.randrange(256), rng.randrange(256) & ~7 | 5))
     has_sib = mod != 3 and rm == 4
-    if attributes(row.map, row.opcode).registers:  # mod is ignored
+    if attributes(row.map % VEX, row.opcode).registers:  # mod is ignored
         return bytes((modrm,))
     size = displacement_size(modrm, sib)
     return bytes((modrm, sib)[: 1 + has_sib]) + _immediate(rng, size)
@@ -80,7 +95,7 @@ def near_miss(rng: Random, row: Row) -> bytes:
 def is_instance(code: bytes, row: Row) -> bool:
     """True if the reference finds this row for exactly these bytes."""
     parts = split(code)
-    return parts is not None and parts.bytes == code and lookup(parts) is row
+    return parts is not None and parts.bytes == code and find(parts) is row
 
 
 def can_lock(row: Row) -> bool:

@@ -43,6 +43,9 @@ NAMES = {
     "set": {"set" + c for c in CONDITIONS},
     "cmov": {"cmov" + c for c in CONDITIONS},
     "ud2": {"ud2"},
+    "ins": {"insb", "insw", "insd"},
+    "outs": {"outsb", "outsw", "outsd"},
+    "cmpxchg8b": {"cmpxchg8b", "cmpxchg16b"},
 }
 
 

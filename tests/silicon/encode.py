@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from hw.isa.facts import Op
-from hw.isa.rows import LOCK, MEM, NOREXB, REP, REXB, AMode, Flow, Row, SizeRule
+from hw.isa.rows import LOCK, MEM, NOREXB, REP, REXB, VEX, AMode, Flow, Row, SizeRule
 from tests.silicon.state import M64, RAX, RSP, Reject, State
 from tests.silicon.table import operand_size, register_only, suffix_size
 
@@ -33,6 +33,7 @@ class Draft:
     rep: int | None = None
     segment: int | None = None
     reg: int = 0
+    vvvv: int = 0  # the register of VEX.vvvv
     rm: int | None = None  # a register, when there is no memory operand
     address: int | None = None  # linear address of the memory operand
     skew: int = 0  # what the instruction adds to the address (bt with a register)
@@ -62,7 +63,8 @@ class Draft:
     def access_size(self) -> int:
         """Bytes of the ModRM operand."""
         operand = self.row.e_operand
-        return suffix_size(operand, self.size) if operand else self.size
+        twice = 2 if self.row.mnemonic == "cmpxchg8b" else 1
+        return twice * (suffix_size(operand, self.size) if operand else self.size)
 
     def byte_register(self, number: int) -> tuple[int, int]:
         """The full register and the shift of a byte register: without REX, 4 to 7 are ah ch dh bh."""
@@ -83,10 +85,10 @@ def shape(row: Row, state: State) -> Draft:
     # 66 on a near branch truncates rip on AMD and does nothing on Intel: never generated.
     narrow = not branch and rule not in (SizeRule.Q, SizeRule.W, SizeRule.D)
     opsize = narrow and rng.random() < (0.3 if variable else 0.05)
-    if row.prefix == 0x66 or (rule is SizeRule.Y and not wide):
+    if row.prefix == 0x66 or (rule is SizeRule.Y and not wide) or row.vex:
         opsize = False
     draft = Draft(row, state, rng, row.opcode + rng.randrange(row.span), operand_size(row, opsize, wide), wide, opsize)
-    draft.rex = wide or rng.random() < 0.4
+    draft.rex = wide or rng.random() < 0.4 or row.vex  # REX or VEX: sixteen registers
     limit = 16 if draft.rex else 8
     opcode_register = any(name[0] == "Z" for name in row.operands)
     if opcode_register:
@@ -128,6 +130,9 @@ def _operands(draft: Draft, limit: int) -> None:
     if row.reg is not None and draft.rex and rng.random() < 0.1 and not any(n[0] == "G" for n in row.operands):
         draft.reg |= 8  # REX.R without a register to extend
     for name in row.operands:
+        if name[0] == "B":
+            draft.vvvv = rng.randrange(16)
+            draft.touched.add(draft.vvvv)
         if name[0] == "G":
             byte = suffix_size(name, draft.size) == 1
             draft.touched.add(draft.byte_register(draft.reg)[0] if byte else draft.reg)
@@ -242,6 +247,8 @@ def _modrm(draft: Draft, base: int | None, index: int | None, scale: int, disp: 
 def emit(draft: Draft) -> bytes:
     """The instruction's bytes: prefixes in random order, REX last, redundant ones sometimes."""
     row, rng = draft.row, draft.rng
+    if row.vex:
+        return _with_displacement(draft, _vex(draft))
     prefixes = [0x66] * draft.opsize + [0x67] * draft.address32 + [0xF0] * draft.lock
     prefixes += [draft.segment] if draft.segment else []
     if rng.random() < 0.04 and prefixes:
@@ -255,7 +262,25 @@ def emit(draft: Draft) -> bytes:
     if not draft.rex and (draft.reg > 7 or draft.rex_b or draft.rex_x):
         raise Reject("needs REX")
     escape = {0: b"", 1: b"\x0f", 2: b"\x0f\x38", 3: b"\x0f\x3a"}[row.map]
-    code = bytes(prefixes) + (bytes([rex]) if rex else b"") + escape + bytes([draft.opcode])
+    return _with_displacement(draft, bytes(prefixes) + (bytes([rex]) if rex else b"") + escape + bytes([draft.opcode]))
+
+
+def _vex(draft: Draft) -> bytes:
+    """Prefixes that a VEX prefix may follow, it and the opcode. Register bits are inverted."""
+    row, rng = draft.row, draft.rng
+    head = [0x67] * draft.address32 + ([draft.segment] if draft.segment else [])
+    head += [rng.choice((0x2E, 0x36, 0x3E, 0x26))] * (rng.random() < 0.04)
+    rng.shuffle(head)
+    if head and rng.random() < 0.04:
+        head.insert(0, rng.randrange(0x40, 0x50))  # a REX that does not stand last means nothing
+    extended = (draft.reg >> 3) << 7 | draft.rex_x << 6 | draft.rex_b << 5
+    pp = (None, 0x66, 0xF3, 0xF2).index(row.prefix)
+    last = draft.wide << 7 | (draft.vvvv ^ 15) << 3 | pp
+    return bytes((*head, 0xC4, (extended ^ 0xE0) | (row.map - VEX), last, draft.opcode))
+
+
+def _with_displacement(draft: Draft, code: bytes) -> bytes:
+    """The instruction: its ModRM with the displacement, known now that the length is, and the immediate."""
     modrm = draft.modrm
     if draft.rip_target is not None:
         end = draft.state.regs["rip"] + len(code) + len(modrm) + len(draft.imm)

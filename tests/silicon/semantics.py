@@ -18,7 +18,7 @@ _COUNTS = (0, 1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 63, 64, 65, 128, 
 _STACK = ("push", "pop", "pushf", "popf", "call", "ret", "leave", "enter")
 _IMPLICIT = {
     "mul": (RAX, RDX), "imul": (RAX, RDX), "div": (RAX, RDX), "idiv": (RAX, RDX), "cwd": (RAX, RDX), "cmpxchg": (RAX,),
-    "cmpxchg8b": (RAX, RDX, RCX, RBX), "cmpxchg16b": (RAX, RDX, RCX, RBX), "lahf": (RAX,), "sahf": (RAX,),
+    "cmpxchg8b": (RAX, RDX, RCX, RBX), "mulx": (RDX,), "lahf": (RAX,), "sahf": (RAX,),
     "xlat": (RAX, RBX), "leave": (RBP,), "enter": (RBP,), "movs": (RCX, RSI, RDI), "cmps": (RCX, RSI, RDI),
     "stos": (RAX, RCX, RDI), "lods": (RAX, RCX, RSI), "scas": (RAX, RCX, RDI), "loop": (RCX,), "loope": (RCX,),
     "loopne": (RCX,), "jrcxz": (RCX,),
@@ -83,10 +83,21 @@ def prepare(draft: Draft, first: bool) -> None:
             garbage = rng.getrandbits(64) << 8 * draft.size
             state.pin(draft.reg, (rng.randrange(-600, 600) & ((1 << 8 * draft.size) - 1)) | garbage)
         draft.skew = (signed(value(draft, "Gv"), draft.size) >> (draft.size * 8).bit_length() - 1) * draft.size
-    elif mnemonic == "cmpxchg16b" and rng.random() < 0.9:
+    elif mnemonic == "cmpxchg8b" and draft.size == 8:
         draft.address = state.spot(16) & ~15
+        if rng.random() < 0.1:
+            draft.address |= rng.randrange(16)
+    elif "By" in row.operands:
+        _bit_fields(draft)
     if row.uop.flow in (Flow.JUMP, Flow.COND, Flow.CALL):
         draft.imm = b"\0" * (1 if row.operands[0] == "Jb" else 4)
+
+
+def _bit_fields(draft: Draft) -> None:
+    """Counts and fields of the instructions with VEX: small ones as often as any."""
+    state, rng = draft.state, draft.rng
+    if draft.row.mnemonic in ("shlx", "shrx", "sarx", "bzhi", "bextr") and state.free(draft.vvvv) and rng.random() < 0.8:
+        state.pin(draft.vvvv, (state.reg(draft.vvvv) & ~0xFFFF) | rng.choice(_COUNTS) | rng.choice(_COUNTS) << 8)
 
 
 def _immediate(draft: Draft) -> bytes:
@@ -190,11 +201,11 @@ def finish(draft: Draft) -> tuple[int, int]:
     elif mnemonic == "cmpxchg" and draft.rng.random() < 0.5 and state.free(RAX):
         low = (1 << 8 * draft.size) - 1
         state.pin(RAX, (state.reg(RAX) & ~low) | value(draft, row.operands[0]))
-    elif mnemonic in ("cmpxchg8b", "cmpxchg16b") and draft.rng.random() < 0.5:
-        low = value(draft, row.operands[0])
-        half = 4 * draft.access_size()
-        state.pin(RAX, low & ((1 << half) - 1))
-        state.pin(RDX, low >> half)
+    elif mnemonic == "cmpxchg8b" and draft.address is not None and draft.rng.random() < 0.5:
+        bits = 8 * draft.size
+        low = state.touch(draft.address, 2 * draft.size)
+        state.pin(RAX, low & ((1 << bits) - 1))
+        state.pin(RDX, low >> bits)
     elif row.uop.flow in (Flow.INDIRECT, Flow.CALLIND) or (mnemonic == "call" and row.modrm):
         set_value(draft, "Eq", _target(draft))
         if not _lands(draft, value(draft, "Eq")):

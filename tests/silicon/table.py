@@ -73,7 +73,7 @@ def operand_size(row: Row, opsize: bool, rexw: bool) -> int:
 
 def suffix_size(operand: str, size: int) -> int:
     """Bytes of one operand; `size` is the instruction's operand size."""
-    return {"b": 1, "w": 2, "d": 4, "q": 8, "y": max(size, 4)}.get(operand[1:2], size)
+    return {"b": 1, "w": 2, "d": 4, "q": 8, "y": max(size, 4), "z": min(size, 4)}.get(operand[1:2], size)
 
 
 def register_only(row: Row) -> bool:

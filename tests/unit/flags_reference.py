@@ -14,6 +14,9 @@ ALL = C | P | A | Z | S | O
 ALU = (Op.ADD, Op.OR, Op.ADC, Op.SBB, Op.AND, Op.SUB, Op.XOR, Op.INC, Op.DEC, Op.NOT, Op.NEG)
 SHIFTS = (Op.ROL, Op.ROR, Op.RCL, Op.RCR, Op.SHL, Op.SHR, Op.SAR, Op.SHLD, Op.SHRD)
 BITS = (Op.BT, Op.BTS, Op.BTR, Op.BTC, Op.BSF, Op.BSR, Op.TZCNT, Op.LZCNT, Op.POPCNT, Op.BSWAP, Op.BITOFF)
+ALU_WIDE = (Op.ANDN, Op.ADOX)  # 32 and 64 bits only
+BITS_WIDE = (Op.BEXTR, Op.BZHI, Op.BLSR, Op.BLSI, Op.BLSMSK)
+SCATTER = (Op.PDEP, Op.PEXT)
 MULTIPLY = (Op.IMUL2, Op.MUL, Op.IMUL)
 DIVIDE = (Op.DIV, Op.IDIV)
 
@@ -46,11 +49,19 @@ def result_flags(value: int, bits: int) -> int:
 def compute(op: Op, size: int, a: int, b: int, flags: int, count: int = 0, hi: int = 0) -> Outcome:
     """One operation. `size` is log2 of the bytes, `hi` the high half of a dividend."""
     bits = 8 << size
-    old, mask = a, (1 << bits) - 1
+    old, old_b, mask = a, b, (1 << bits) - 1
     a &= mask
     b &= mask
-    if op in ALU:
+    if op in ALU or op in ALU_WIDE:
         return _alu(op, bits, a, b, flags)
+    if op in BITS_WIDE:
+        return _fields(op, bits, a, b, old_b, flags)
+    if op in SCATTER:
+        return Outcome(_scatter(op, a, b), flags)
+    if op is Op.MOVBE:
+        return Outcome(int.from_bytes(b.to_bytes(bits // 8, "little"), "big"), flags)
+    if op in (Op.CRC32, Op.CRC32B):
+        return Outcome(_crc32c(old & 0xFFFFFFFF, b.to_bytes(bits // 8, "little")), flags)
     if op in SHIFTS:
         return _shift(op, bits, a, b, flags, count & (63 if bits == 64 else 31))
     if op in MULTIPLY:
@@ -69,6 +80,14 @@ def _alu(op: Op, bits: int, a: int, b: int, flags: int) -> Outcome:
     if op in (Op.AND, Op.OR, Op.XOR):
         value = {Op.AND: a & b, Op.OR: a | b, Op.XOR: a ^ b}[op]
         return Outcome(value, result_flags(value, bits), A)
+    if op is Op.ANDN:
+        value = b & ~a
+        return Outcome(value, result_flags(value, bits), A | P, A | P)
+    if op is Op.ADOX:  # of its flags the instruction writes O alone
+        value = a + b + bool(flags & O)
+        carry = C | O if value > mask else 0
+        carry |= A if (a & 15) + (b & 15) + bool(flags & O) > 15 else 0
+        return Outcome(value & mask, result_flags(value & mask, bits) | carry, ALL & ~O, ALL & ~O)
     x, y, c, sign = {
         Op.ADD: (a, b, 0, 1),
         Op.ADC: (a, b, carry, 1),
@@ -133,9 +152,39 @@ def _shift(op: Op, bits: int, a: int, b: int, flags: int, count: int) -> Outcome
     return Outcome(value, out | result_flags(value, bits) | A, undefined)
 
 
+def _fields(op: Op, bits: int, a: int, b: int, control: int, flags: int) -> Outcome:
+    mask, index = (1 << bits) - 1, control & 0xFF
+    if op is Op.BEXTR:
+        value = a >> index & (1 << (control >> 8 & 0xFF)) - 1
+        return Outcome(value, flags & ~(C | O | Z) | (0 if value else Z), A | P | S, A | P | S)
+    value, carry = {
+        Op.BZHI: (a & (1 << index) - 1, index >= bits),
+        Op.BLSR: (b & b - 1 & mask, not b),
+        Op.BLSI: (b & -b, bool(b)),
+        Op.BLSMSK: ((b ^ b - 1) & mask, not b),
+    }[op]
+    out = flags & (A | P) | result_flags(value, bits) & (Z | S) | (C if carry else 0)
+    return Outcome(value, out, A | P, A | P)
+
+
+def _scatter(op: Op, a: int, mask: int) -> int:
+    places = [n for n in range(64) if mask >> n & 1]
+    if op is Op.PEXT:
+        return sum((a >> place & 1) << n for n, place in enumerate(places))
+    return sum((a >> n & 1) << place for n, place in enumerate(places))
+
+
+def _crc32c(crc: int, data: bytes) -> int:
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc
+
+
 def _bits(op: Op, bits: int, a: int, b: int, flags: int) -> Outcome:
     if op is Op.BSWAP:
-        swapped = int.from_bytes(a.to_bytes(bits // 8, "little"), "big")
+        swapped = int.from_bytes(b.to_bytes(bits // 8, "little"), "big")
         return Outcome(swapped if bits >= 32 else 0, flags)
     if op is Op.BITOFF:
         return Outcome((signed(b, bits) // bits * (bits // 8)) & (1 << 64) - 1, flags)

@@ -34,6 +34,14 @@ static void on_fault(int signal) { siglongjmp(after_fault, signal); }
 #define SHIFT(name, m) ALL(name, m "b %%cl, %%al", m "w %%cl, %%ax", m "l %%cl, %%eax", m "q %%cl, %%rax")
 #define DOUBLE(name, m)                                                                  \
     WIDE(name, m "w %%cl, %w[b], %%ax", m "l %%cl, %k[b], %%eax", m "q %%cl, %[b], %%rax")
+#define TWO(name, m)                                                                     \
+    case OP_##name * 4 + 2: RUN(m " %k[b], %%eax"); break;                               \
+    case OP_##name * 4 + 3: RUN(m " %[b], %%rax"); break;
+#define THREE(name, m)                                                                   \
+    case OP_##name * 4 + 2: RUN(m " %k[b], %%eax, %%eax"); break;                        \
+    case OP_##name * 4 + 3: RUN(m " %[b], %%rax, %%rax"); break;
+#define STACKED(s) "push %[b]\n " s "\n lea 8(%%rsp), %%rsp"
+#define FROM_MEMORY(name, s1, s2, s3) WIDE(name, STACKED(s1), STACKED(s2), STACKED(s3))
 #define WIDENING(name, m) ALL(name, m "b %b[b]", m "w %w[b]", m "l %k[b]", m "q %[b]")
 
 static void run(struct record *r)
@@ -51,7 +59,11 @@ static void run(struct record *r)
         BINARYW(BT, "bt") BINARYW(BTS, "bts") BINARYW(BTR, "btr") BINARYW(BTC, "btc")
         BINARYW(BSF, "bsf") BINARYW(BSR, "bsr")
         BINARYW(TZCNT, "tzcnt") BINARYW(LZCNT, "lzcnt") BINARYW(POPCNT, "popcnt")
-        WIDE(BSWAP, ".byte 0x66, 0x0f, 0xc8", "bswap %%eax", "bswap %%rax")
+        WIDE(BSWAP, "mov %w[b], %%ax\n .byte 0x66, 0x0f, 0xc8", "mov %k[b], %%eax\n bswap %%eax", "mov %[b], %%rax\n bswap %%rax")
+        FROM_MEMORY(MOVBE, "movbe (%%rsp), %%ax", "movbe (%%rsp), %%eax", "movbe (%%rsp), %%rax")
+        THREE(ANDN, "andn") THREE(BEXTR, "bextr") THREE(BZHI, "bzhi") THREE(PDEP, "pdep") THREE(PEXT, "pext")
+        TWO(BLSR, "blsr") TWO(BLSI, "blsi") TWO(BLSMSK, "blsmsk") TWO(ADOX, "adox")
+        ALL(CRC32, "crc32b %b[b], %%eax", "crc32w %w[b], %%eax", "crc32l %k[b], %%eax", "crc32q %[b], %%rax")
         BINARYW(IMUL2, "imul")
         WIDENING(MUL, "mul") WIDENING(IMUL, "imul") WIDENING(DIV, "div") WIDENING(IDIV, "idiv")
     }

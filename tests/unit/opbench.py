@@ -158,8 +158,10 @@ def check_reference(todo: list[Case], build: Path) -> None:
         if error:
             continue
         bits = 8 << case.size
+        if not zen and case.op in (Op.SHLD, Op.SHRD) and case.count & (63 if bits == 64 else 31) > bits:
+            continue  # the result is undefined, and vendors differ
         widening = case.op in (Op.MUL, Op.IMUL, Op.DIV, Op.IDIV)
-        mask = M64 if want.keep else 0xFFFF if widening and bits == 8 else (1 << bits) - 1
+        mask = M64 if want.keep else 0xFFFFFFFF if case.op is Op.CRC32 else 0xFFFF if widening and bits == 8 else (1 << bits) - 1
         assert register & mask == want.result, f"{case} {want} host {register:#x}"
         if widening and bits > 8:
             assert hi & mask == want.hi, f"{case} {want} host {hi:#x}"

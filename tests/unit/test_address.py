@@ -39,7 +39,7 @@ class Bench:
 
     def put(self, u=None, g=None):
         ctx, dut = self.ctx, self.dut
-        word = Decoded.const(dict(u=u or {}, g=dict(use=1) | (g or {}))).as_value().value
+        word = Decoded.const(dict(u=u or {}, g=g or {})).as_value().value
         ctx.set(dut.i.payload.as_value(), word)
         ctx.set(dut.i.valid, 1)
 

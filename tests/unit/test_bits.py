@@ -4,7 +4,7 @@ import random
 
 from hw.bits import Bits
 from hw.isa.facts import Op
-from tests.unit.flags_reference import BITS
+from tests.unit.flags_reference import BITS, BITS_WIDE
 from tests.unit.opbench import Case, cases, check_reference, check_unit, interesting
 
 SCANS = (Op.BSF, Op.BSR, Op.TZCNT, Op.LZCNT, Op.POPCNT)
@@ -37,6 +37,22 @@ def test_bit_offset_of_bytes():
     check_unit(Bits(), (Case(Op.BITOFF, 0, 0, interesting(rng, 8), 0) for _ in range(100)))
 
 
+def fields():
+    """Bit fields and byte orders: every index, every start with lengths about the end."""
+    rng = random.Random(4)
+    yield from cases((Op.MOVBE,), range(1, 4), 200, "movbe")
+    yield from cases(BITS_WIDE, (2, 3), 300, "fields")
+    for size in (2, 3):
+        for index in range(256):
+            for op, length in ((Op.BZHI, rng.getrandbits(8)), (Op.BEXTR, rng.randrange(256)), (Op.BEXTR, rng.randrange(66))):
+                control = rng.getrandbits(48) << 16 | length << 8 | index
+                yield Case(op, size, rng.getrandbits(64), control, rng.getrandbits(6))
+
+
+def test_unit_fields():
+    check_unit(Bits(), fields())
+
+
 def test_reference(tmp_path):
     on_host = [op for op in BITS if op is not Op.BITOFF]
-    check_reference([*cases(on_host, range(1, 4), 1000, "bits"), *scans()], tmp_path)
+    check_reference([*cases(on_host, range(1, 4), 1000, "bits"), *scans(), *fields()], tmp_path)

@@ -13,8 +13,9 @@ from amaranth.sim import Simulator
 
 from hw.decode import Decode
 from hw.isa.facts import STATUS_FLAGS, EventClass, Op, Reg, SysOp, SysReg, Vector
+from hw.isa.absent import ABSENT
 from hw.isa.opcodes import TABLE
-from hw.isa.reference import Parts, lookup, split
+from hw.isa.reference import Parts, absent, lookup, split
 from hw.isa.routines import ROUTINES
 from hw.isa.rows import LOCK, AMode, Flow, Priv, Raise, Sel, SizeRule, When
 from hw.types import Address, AKind, BKind, Decoded, Fault, Insn, Uop
@@ -24,6 +25,7 @@ from tests.unit.opbench import M64
 ALL_PREFIXES = (*PLAIN, 0xF0, 0xF2, 0xF3)
 NO_FAULT = dict(valid=0)
 UD = (Vector.UD, EventClass.FAULT, 0)
+NM = (Vector.NM, EventClass.FAULT, 0)
 GP0 = (Vector.GP, EventClass.FAULT, 1)
 
 
@@ -63,7 +65,7 @@ def insn(code: bytes, pc: int = 0x1000, fault: dict | None = None) -> Insns:
     parts = split(code)
     assert parts is not None and parts.bytes == code and not parts.too_long, code.hex()
     fields = dict(pc=pc, next_pc=pc + len(code) & M64, length=len(code), bytes=int.from_bytes(code, "little"))
-    for name in ("map", "opcode", "modrm", "sib", "imm", "rex", "has_rex", "opsize", "asize", "lock", "rep", "seg"):
+    for name in ("map", "opcode", "modrm", "sib", "imm", "rex", "has_rex", "vvvv", "long", "refused", "opsize", "asize", "lock", "rep", "seg"):
         fields[name] = getattr(parts, name)
     fields["disp"] = parts.disp & 0xFFFFFFFF
     fields["fault"] = fault or NO_FAULT
@@ -82,6 +84,8 @@ def operand_size(rule: SizeRule, parts: Parts) -> int:
             return 1 if half and not wide else 3
         case SizeRule.Y:
             return 3 if wide else 2
+        case SizeRule.Z:
+            return 1 if half and not wide else 2
         case SizeRule.A:
             return 2 if parts.asize else 3
     return rule.value
@@ -103,9 +107,11 @@ def operand(sel, byte: bool, memory: bool, parts: Parts):
         return "mem" if memory else ("reg", *register(parts.rm, rex & 1, byte, parts))
     if sel == Sel.G:
         return "reg", *register(parts.reg, rex >> 2 & 1, byte, parts)
+    if sel == Sel.V:
+        return "reg", parts.vvvv, 0
     if sel == Sel.Z:
         return "reg", *register(parts.opcode & 7, rex & 1, byte, parts)
-    return {Sel.MEM: "mem", Sel.IMM: "imm", Sel.NEXT: "next", Sel.ADDR: "addr"}.get(sel)
+    return {Sel.MEM: "mem", Sel.IMM: "imm", Sel.ADDR: "addr"}.get(sel)
 
 
 class Effective(NamedTuple):
@@ -131,23 +137,23 @@ def effective(parts: Parts) -> Effective:
     return Effective(base, index, parts.sib >> 6, parts.disp, rip, base in (Reg.RSP, Reg.RBP) and not parts.seg)
 
 
-_NOT_READ = (Op.MOV, Op.MOVZX, Op.MOVSX, Op.SETCC, Op.RDFLAGS, Op.RDSYS, Op.IMUL3, Op.SIGN)
+_NOT_READ = (Op.MOV, Op.MOVZX, Op.MOVSX, Op.SETCC, Op.RDFLAGS, Op.RDSYS, Op.IMUL3, Op.SIGN, Op.MOVBE)
 _CONDITIONAL = (Op.JCC, Op.SETCC, Op.CMOV, Op.CMOVK, Op.REPNEXT)
 
 
-def expect_uop(uop, rule, parts: Parts, delivering=False, locked=False) -> tuple[dict, dict]:
-    """Fields of `Uop` and of `Address` that this row must have; absent ones do not matter."""
+def expect_uop(uop, rule, parts: Parts, delivering=False, locked=False, turn=0) -> tuple[dict, dict]:
+    """Fields of `Uop` and of `Address` that this row must have; absent ones do not matter. ``rule`` sizes the instruction."""
     size = operand_size(rule if uop.size is None else uop.size, parts)
     memory = uop.amode == AMode.EA and parts.mod != 3
-    extends = uop.op in (Op.MOVZX, Op.MOVSX)
+    extends = uop.op in (Op.MOVZX, Op.MOVSX, Op.CRC32B)
     a = operand(uop.a, size == 0, memory, parts)
     b = operand(uop.b, uop.bsize == 0 if extends else size == 0, memory, parts)
     d = operand(uop.d, size == 0, memory, parts)
     if a == "mem" and uop.a == Sel.E and uop.op in _NOT_READ:
         a = None
-    u = dict(op=uop.op, size=size, sysop=uop.sysop, cl=uop.cl, loop=uop.loop, flags=sum(1 << STATUS_FLAGS.index(f) for f in uop.flags))
+    u = dict(op=uop.op, size=size, sysop=uop.sysop, cl=uop.cl, probe=uop.probe, flags=sum(1 << STATUS_FLAGS.index(f) for f in uop.flags))
     u["a_kind"] = AKind.REG if isinstance(a, tuple) else AKind.MEM if a == "mem" else AKind.NONE
-    kinds = {"mem": BKind.MEM, "imm": BKind.IMM, "next": BKind.NEXT, "addr": BKind.ADDR, None: BKind.NONE}
+    kinds = {"mem": BKind.MEM, "imm": BKind.IMM, "addr": BKind.ADDR, None: BKind.NONE}
     u["b_kind"] = BKind.REG if isinstance(b, tuple) else kinds[b]
     for name, what in (("a", a), ("b", b), ("d", d)):
         if isinstance(what, tuple):
@@ -161,7 +167,7 @@ def expect_uop(uop, rule, parts: Parts, delivering=False, locked=False) -> tuple
     u["bsize"] = size - 1 if uop.op == Op.MOVSX and uop.bsize == 3 else uop.bsize
     if uop.op == Op.STEP:
         u["bsize"] = 2 if parts.asize else 3
-    if load or store:
+    if load or store or uop.probe:
         u["msize"] = uop.bsize if extends else size if uop.msize is None else uop.msize
     if uop.op in _CONDITIONAL or (uop.op == Op.LOOP and uop.bsize):
         u["cond"] = uop.cond if uop.cond is not None else parts.opcode & 15
@@ -173,17 +179,19 @@ def expect_uop(uop, rule, parts: Parts, delivering=False, locked=False) -> tuple
         if Sel.FIELD in (uop.a, uop.b):
             moved = {SysReg.ES: reg, SysReg.CR0: extended, SysReg.DR0: {4: 6, 5: 7}.get(reg, reg)}
             u["sysreg"] = int(uop.sysreg) + moved[uop.sysreg]
-    g = dict(use=load or store or b == "addr")
-    if g["use"] or u["sp_we"]:
-        g |= expect_address(uop, size, parts, delivering) | dict(intent=uop.intent or (load and store), if_switch=uop.if_switch)
+    g = {}
+    if load or store or uop.probe or b == "addr" or u["sp_we"]:
+        whole = operand_size(rule, parts) if uop.scaled else 0
+        g = expect_address(uop, size, 1 << whole, turn, parts, delivering)
+        g |= dict(intent=uop.intent or (load and store), if_switch=uop.if_switch, align=uop.align and size == 3)
     return u, g
 
 
-def expect_address(uop, size: int, parts: Parts, delivering: bool) -> dict:
+def expect_address(uop, size: int, item: int, turn: int, parts: Parts, delivering: bool) -> dict:
     count, ea = 1 << size, effective(parts)
     base, index, disp, delta, seg, asize, stack = None, None, 0, 0, 0, 0, uop.stack
     g = {}
-    own = uop.disp * count if uop.scaled else uop.disp
+    own = (uop.disp - turn * uop.turn) * item if uop.scaled else uop.disp
     immediate = 0 if delivering else parts.imm & 0xFFFF
     match uop.amode:
         case AMode.EA:
@@ -209,7 +217,7 @@ def expect_address(uop, size: int, parts: Parts, delivering: bool) -> dict:
         case AMode.BASE:
             base, disp = uop.base, own
             if uop.seg:
-                seg, stack = parts.seg, ea.stack
+                seg, stack, asize = parts.seg, ea.stack, parts.asize
         case AMode.GATE:
             disp = uop.disp
         case AMode.SETSP:
@@ -223,8 +231,11 @@ def expect_address(uop, size: int, parts: Parts, delivering: bool) -> dict:
     return g
 
 
-def expect_fault(parts: Parts, row, cpl: int, iopl: int) -> tuple | None:
+def expect_fault(parts: Parts, row, cpl: int, iopl: int, fpu: frozenset = frozenset()) -> tuple | None:
     """(vector, kind, has_error) of what decoding finds; error codes are all 0."""
+    raises = row.raises if row else absent(parts)
+    if raises in UNAVAILABLE and UNAVAILABLE[raises](fpu):
+        return NM
     if row is None or row.raises == Raise.UD:
         return UD
     if (row.priv == Priv.CPL0 and cpl) or (row.priv == Priv.IOPL and cpl > iopl):
@@ -236,11 +247,29 @@ def expect_fault(parts: Parts, row, cpl: int, iopl: int) -> tuple | None:
     }.get(row.raises)
 
 
+#: When an extension is refused with #NM and not #UD (SDM vol. 2, "exceptions" of each; vol. 3, table 2-2, 13.1).
+UNAVAILABLE = {
+    Raise.X87: lambda fpu: fpu & {"em", "ts"},
+    Raise.WAIT: lambda fpu: fpu >= {"mp", "ts"},
+    Raise.MMX: lambda fpu: "ts" in fpu and "em" not in fpu,
+    Raise.SSE: lambda fpu: fpu >= {"ts", "osfxsr"} and "em" not in fpu,
+    Raise.AVX: lambda fpu: fpu >= {"ts", "osxsave"},
+}
+
+
 def issued(row, parts: Parts) -> list:
-    """The rows of the table or the routine that are issued, in order."""
+    """The rows of the table or the routine that are issued, in order, each with the number of its turn."""
     if not row.routine:
-        return [row.uop]
-    return [uop for uop in ROUTINES[row.routine] if uop.when == When.ALWAYS or (uop.when == When.REP and parts.rep)]
+        return [(row.uop, 0)]
+    level = parts.imm >> 16 & 31
+    turns = [uop for uop in ROUTINES[row.routine] if uop.when == When.TURN]
+    rows = []
+    for uop in ROUTINES[row.routine]:
+        if uop.when == When.ALWAYS or (uop.when == When.REP and parts.rep) or (uop.when == When.NESTED and level):
+            rows.append((uop, max(level, 1)))
+        elif uop.when == When.TURN and uop is turns[0]:
+            rows += [(again, turn) for turn in range(1, level) for again in turns]
+    return rows
 
 
 # --- driving the stage ---
@@ -285,7 +314,9 @@ class Bench:
                     break
         else:
             raise AssertionError(f"no last uop: {item.parts.bytes.hex()}")
-        if not outs[-1].u.loop or outs[-1].u.fault.valid:
+        row = lookup(item.parts)
+        starts_over = row and row.routine and ROUTINES[row.routine][-1].loop and item.parts.rep
+        if not starts_over or outs[-1].u.fault.valid:
             assert not self.ctx.get(self.dut.i.valid), "the last uop came and the instruction was not taken"
             assert not self.ctx.get(self.dut.o.valid)
         return outs
@@ -307,18 +338,18 @@ def compare(seen, want: dict, where: str):
         pytest.fail(where + ": " + ", ".join(f"{n} {got[n]:#x} not {want[n]:#x}" for n in want if got[n] != want[n]))
 
 
-def check(outs, item: Insns, row, cpl=0, iopl=0):
+def check(outs, item: Insns, row, cpl=0, iopl=0, fpu: frozenset = frozenset()):
     """The uops of an instruction are what the table says, or the fault that is due."""
     parts = item.parts
     where = f"{parts.bytes.hex()} {row} cpl {cpl} iopl {iopl}"
-    fault = expect_fault(parts, row, cpl, iopl)
+    fault = expect_fault(parts, row, cpl, iopl, fpu)
     if fault:
         check_fault(outs, fault, where)
         return
     rows = issued(row, parts)
-    assert [out.u.op for out in outs] == [uop.op for uop in rows], where
-    for n, (out, uop) in enumerate(zip(outs, rows, strict=True)):
-        u, g = expect_uop(uop, row.uop.size, parts, locked=row.routine == "xchg_mem")
+    assert [out.u.op for out in outs] == [uop.op for uop, _ in rows], where
+    for n, (out, (uop, turn)) in enumerate(zip(outs, rows, strict=True)):
+        u, g = expect_uop(uop, row.uop.size, parts, locked=row.routine == "xchg_mem", turn=turn)
         u |= dict(first=n == 0, last=n == len(rows) - 1, deliver=0, iret=row.routine == "iret")
         u |= dict(pc=item.pc, next_pc=item.pc + parts.length & M64, length=parts.length)
         u |= dict(bytes=int.from_bytes(parts.bytes, "little"), branch=uop.flow != Flow.NEXT)
@@ -373,7 +404,7 @@ def test_every_row(rng):
             b.stall = rng.choice((0.0, 0.3))
             item = insn(instance(rng, row, prefixes=ALL_PREFIXES), rng.getrandbits(64))
             check(await b.run(item), item, row)
-            if expect_fault(item.parts, row, 0, 0) is None and issued(row, item.parts)[-1].loop:
+            if expect_fault(item.parts, row, 0, 0) is None and issued(row, item.parts)[-1][0].loop:
                 await b.kill()
 
     run(test, rng)
@@ -394,7 +425,7 @@ def test_near_misses(rng):
             row = lookup(parts)
             check(await b.run(item, cpl, iopl), item, row, cpl, iopl)
             seen.add(expect_fault(parts, row, cpl, iopl))
-            if row and expect_fault(parts, row, cpl, iopl) is None and issued(row, parts)[-1].loop:
+            if row and expect_fault(parts, row, cpl, iopl) is None and issued(row, parts)[-1][0].loop:
                 await b.kill()
         assert {UD, GP0, None} <= seen
 
@@ -413,6 +444,46 @@ def test_privilege(rng):
                 check(await b.run(item, cpl, iopl), item, row, cpl, iopl)
             code = instance(rng, row, prefixes=())
             check_fault(await b.run(insn(b"\xf0" + code), 3, 0), UD, str(row))
+
+    run(test, rng)
+
+
+def test_extensions_that_are_not_there(rng):
+    """x87, MMX, SSE, AVX and wait in every state of CR0.MP, EM, TS and CR4.OSFXSR, OSXSAVE."""
+    bits = ("mp", "em", "ts", "osfxsr", "osxsave")
+
+    async def test(b):
+        wait = next(row for row in TABLE if row.raises == Raise.WAIT)
+        evex = bytes.fromhex("62f1650872c310")
+        for raises in UNAVAILABLE:
+            rows = [row for row in ABSENT if row.raises == raises] or [wait]
+            for state in range(32):
+                fpu = frozenset(bit for n, bit in enumerate(bits) if state >> n & 1)
+                b.ctx.set(b.dut.fpu, {bit: bit in fpu for bit in bits})
+                codes = [instance(rng, rng.choice(rows)) for _ in range(2)] + [evex] * (raises == Raise.AVX)
+                for code in codes:
+                    item = insn(code)
+                    check(await b.run(item), item, lookup(item.parts), 3, 0, fpu)
+                if len(codes[0]) < 15:
+                    check_fault(await b.run(insn(b"\xf0" + codes[0])), UD, codes[0].hex())
+        b.ctx.set(b.dut.fpu, 0)
+
+    run(test, rng)
+
+
+@pytest.mark.parametrize("level", (0, 1, 2, 3, 31, 32, 255))
+def test_enter(rng, level):
+    """The frame of every nesting level: so many pointers copied, and everything at its place."""
+
+    async def test(b):
+        for prefix in (b"", b"\x66", b"\x66\x48"):
+            item = insn(prefix + b"\xc8\x10\x20" + bytes((level,)))
+            outs = await b.run(item)
+            check(outs, item, lookup(item.parts))
+            depth = level % 32
+            assert sum(out.u.store for out in outs) == 1 + depth
+            item = insn(b"\x90")
+            check(await b.run(item), item, lookup(item.parts))
 
     run(test, rng)
 
@@ -449,7 +520,9 @@ EVENTS = (
     ("f0cc", 6, EventClass.FAULT),
     ("f0f1", 6, EventClass.FAULT),
     ("f0cd03", 6, EventClass.FAULT),
-    ("c5", 6, EventClass.FAULT),  # no VEX here
+    ("48c4e2f8f2c3", 6, EventClass.FAULT),  # VEX after REX
+    ("c4e2fcf2c3", 6, EventClass.FAULT),  # andn with VEX.L
+    ("62f1650872c310", 6, EventClass.FAULT),  # EVEX
     ("8ec8", 6, EventClass.FAULT),  # mov cs, ax
     ("8ef0", 6, EventClass.FAULT),  # a segment register that does not exist
     ("0f20c8", 6, EventClass.FAULT),  # cr1
@@ -562,7 +635,7 @@ def test_literal_addresses(rng):
     async def test(b):
         for code, want in ADDRESSES:
             (out,) = await b.run(insn(bytes.fromhex(code)))
-            compare(out.g, dict(use=1) | want, code)
+            compare(out.g, want, code)
 
     run(test, rng)
 

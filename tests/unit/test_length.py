@@ -7,6 +7,7 @@ from amaranth.hdl import Cat, Const
 from amaranth.sim import Simulator
 
 from hw.isa.facts import EventClass, Vector
+from hw.isa.absent import ABSENT
 from hw.isa.opcodes import TABLE
 from hw.isa.reference import LEGACY, split
 from hw.length import Length
@@ -35,6 +36,9 @@ def expected(data: bytes, pc: int) -> dict | None:
         imm=parts.imm,
         rex=parts.rex,
         has_rex=parts.has_rex,
+        vvvv=parts.vvvv,
+        long=parts.long,
+        refused=parts.refused,
         opsize=parts.opsize,
         asize=parts.asize,
         lock=parts.lock,
@@ -148,7 +152,7 @@ async def check_stream(ctx, dut, data, rng, pc=0x1000, **options):
 @pytest.mark.parametrize("slow, stall", ((0.0, 0.0), (0.5, 0.4)))
 def test_every_row(slow, stall):
     rng = Random(1)
-    codes = [instance(rng, row) for row in TABLE for _ in range(6 + row.span)]
+    codes = [instance(rng, row) for row in (*TABLE, *ABSENT) for _ in range(6 + row.span)]
     rng.shuffle(codes)
 
     async def testbench(ctx, dut):
@@ -163,6 +167,9 @@ def test_every_opcode_and_modrm():
     rng = Random(2)
     opcodes = [e + bytes((n,)) for e in (b"", b"\x0f", b"\x0f\x38", b"\x0f\x3a") for n in range(256)]
     starts = opcodes + [head + code for code in opcodes[:512] for head in (b"\x66", b"\x67", b"\x66\x48")]
+    starts += [head + bytes((n,)) for n in range(256) for head in (b"\xc5\xf8", b"\x67\xc4\xe2\x70", b"\xc4\xc3\xfb", b"\x62\xf1\x7c\x48")]
+    starts += [b"\xc4" + bytes((n, rng.randrange(256))) for n in range(256)]
+    starts += [b"\x62" + bytes((n, rng.randrange(256), 8)) for n in range(256)]
     starts += [bytes((op, modrm)) for op in (0x8B, 0xF6, 0x81) for modrm in range(256)]
     starts += [bytes((0x8B, modrm, sib)) for modrm in (0x04, 0x44, 0x84, 0xC4) for sib in range(256)]
     codes = [split(start + rng.randbytes(13)) for start in starts]
@@ -177,7 +184,7 @@ def test_every_opcode_and_modrm():
 @pytest.mark.parametrize("seed", range(3))
 def test_random_bytes(seed):
     rng = Random(seed)
-    popular = [*sorted(LEGACY), 0x0F, 0x48, 0x41, 0x38, 0x66]
+    popular = [*sorted(LEGACY), 0x0F, 0x48, 0x41, 0x38, 0x66, 0xC4, 0xC5, 0x62, 0xE2]
 
     async def testbench(ctx, dut):
         for _ in range(120):
@@ -269,6 +276,25 @@ def test_kill_drops_everything():
             ctx.set(dut.kill, 0)
             assert not ctx.get(dut.o.valid)
             await check_stream(ctx, dut, instance(rng, rng.choice(TABLE)), rng, 0x4000)
+
+    simulate(testbench)
+
+
+def test_a_vex_prefix_takes_no_cycle():
+    """The instruction with it, and ordinary code around it, one a cycle."""
+    rng = Random(8)
+    code = b"\x64\xc4\xe2\xf1\xf7\x84\x88\x01\x02\x03\x04" + b"\x90" + b"\xc5\xf8\x77" + b"\x48\x01\xc3"
+
+    async def testbench(ctx, dut):
+        feeder = Feeder(ctx, dut, rng, code * 50, 0x1000)
+        count = 0
+        ctx.set(dut.o.ready, 1)
+        for _ in range(4 * 50 + 1):
+            feeder.drive()
+            count += ctx.get(dut.o.valid)
+            feeder.take()
+            await ctx.tick()
+        assert count == 4 * 50
 
     simulate(testbench)
 

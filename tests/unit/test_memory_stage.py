@@ -119,9 +119,10 @@ def test_operands(rng):
             a_kind, b_kind = rng.choice(list(AKind)), rng.choice(list(BKind))
             a_reg, b_reg = (rng.choice((Reg.RSP, Reg.RCX, Reg.RAX, 17)) for _ in range(2))
             b_high, cl = rng.getrandbits(1), rng.getrandbits(1)
+            op = rng.choice((Op.SHL, Op.SHLD, Op.SHRD, Op.SAR))
             imm, next_pc, ea, memory = (rng.getrandbits(64) for _ in range(4))
             load = a_kind == AKind.MEM or b_kind == BKind.MEM
-            fields = dict(a_kind=a_kind, b_kind=b_kind, a_reg=a_reg, b_reg=b_reg, b_high=b_high, cl=cl, imm=imm)
+            fields = dict(a_kind=a_kind, b_kind=b_kind, a_reg=a_reg, b_reg=b_reg, b_high=b_high, cl=cl, imm=imm, op=op)
             ctx.set(dut.i.payload.as_value(), addressed(load, next_pc=next_pc, ea=ea, sp=7, pa=9, **fields))
             ctx.set(Cat(dut.resp_valid, dut.resp_data), load | memory << 1)
             now = list(regs)  # what the registers hold after all that is older
@@ -142,9 +143,10 @@ def test_operands(rng):
             got = Field(ctx.get(dut.o.payload.as_value()))
             assert got["a"] == {AKind.REG: now[a_reg], AKind.MEM: memory}.get(a_kind, 0)
             high = now[b_reg] >> 8 & 0xFF if b_high else now[b_reg]
-            values = {BKind.REG: high, BKind.MEM: memory, BKind.IMM: imm, BKind.NEXT: next_pc, BKind.ADDR: ea}
+            values = {BKind.REG: high, BKind.MEM: memory, BKind.IMM: imm, BKind.ADDR: ea}
             assert got["b"] == values.get(b_kind, 0)
-            assert got["count"] == (now[Reg.RCX] if cl else imm) & 0xFF
+            count = now[Reg.RCX] if op in (Op.SHLD, Op.SHRD) else now[b_reg]  # b is the count, but for double shifts
+            assert got["count"] == (count if cl else imm) & 0xFF
             assert (got["sp"], got["pa"]) == (7, 9)
 
     simulate(dut, bench, clock=True)
