@@ -22,11 +22,13 @@ def _ones(count):
 
 
 class Bits(wiring.Component):
-    """BT BTS BTR BTC BSF BSR TZCNT LZCNT POPCNT BSWAP MOVBE BITOFF BEXTR BZHI BLSR BLSI BLSMSK; combinational. Without ``en`` the outputs are 0.
+    """BT BTS BTR BTC BSF BSR TZCNT LZCNT POPCNT BSWAP MOVBE BITOFF, and BEXTR BZHI BLSR BLSI BLSMSK of BMI; combinational.
+
+    Without ``en`` the outputs are 0.
 
     ``a`` and ``b`` may hold anything above the operand size; ``result`` is zero there, except for BITOFF, whose result
-    has 64 bits, and with ``keep``. Undefined flags are as on Zen: unchanged after BT and its kin and after BSF and BSR. Of BEXTR to BLSMSK only C, Z, S and O
-    are made.
+    has 64 bits, and with ``keep``. Undefined flags are as on Zen: unchanged after BT and its kin and after BSF and BSR.
+    BMI makes C, Z, S and O alone.
     """
 
     en: In(1, init=1)

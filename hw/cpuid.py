@@ -1,7 +1,7 @@
 """What CPUID says (SDM vol. 2, CPUID): only what the core does.
 
-There is no floating point and no vector unit: the bits of FPU, MMX, SSE to AVX, FXSR and XSAVE are clear. crc32 works but is not
-announced: its bit is that of all of SSE4.2, and would promise XMM registers. Nor are rdrand and rdseed, which there are not.
+There is no floating point and no vector unit: the bits of FPU, MMX, SSE to AVX, FXSR and XSAVE are clear. crc32 works but is
+not announced: its bit is that of all of SSE4.2, and would promise XMM registers. rdrand and rdseed do not exist.
 """
 
 from amaranth.hdl import Module, Mux, Signal
@@ -11,7 +11,7 @@ VENDOR = b"KprobesOnRTL"
 #: Family 6, model 0, stepping 0.
 SIGNATURE = 0x600
 
-#: Bytes of a cache line as clflush sees them: the line of the fetch bus's multiple that programs expect.
+#: Bytes of a cache line, as programs that flush a range step through it. There is no cache.
 LINE = 64
 
 # leaf 1: edx, ecx

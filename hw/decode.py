@@ -157,7 +157,7 @@ class Decode(Component):
         ]
         with m.If((ctl.op == Op.IN) | (ctl.op == Op.OUT)):
             m.d.comb += u.watch.eq(Watch.PORT)
-        with m.Elif((load | store) & ~ctl.implicit & ~self.delivering):
+        with m.Elif((load | store | (ctl.probe & ~ctl.intent)) & ~ctl.implicit & ~self.delivering):
             m.d.comb += u.watch.eq(Mux(store, Watch.WRITE, Watch.READ))
         with m.If(issue):
             m.d.sync += started.eq(~last)

@@ -1,7 +1,8 @@
 """Stage L: finds where an instruction ends and takes its bytes apart, without giving them meaning.
 
 Everything that depends on the opcode (is there a ModRM byte, how long is the immediate) is a row of a small ROM made
-from the instruction table (with VEX and EVEX, an opcode has the lengths of its map); `hw.isa.reference.split` is the same in plain Python.
+from the instruction table (with VEX and EVEX, an opcode has the lengths of its map). `hw.isa.reference.split` is the same in
+plain Python.
 """
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
@@ -150,10 +151,12 @@ class Length(Component):
                 with opcode.Else():
                     opcode.d.comb += [lookup.addr.eq(Cat(escape, 1)), tail.eq(body[16:]), base.eq(lead + 2)]
             with opcode.Case(0xC5):
-                opcode.d.comb += [vector.here.eq(1), vector.known.eq(1), last.eq(escape), vector.rex.eq(Cat(Const(0, 2), ~escape[7]))]
+                opcode.d.comb += [vector.here.eq(1), vector.known.eq(1), last.eq(escape)]
+                opcode.d.comb += vector.rex.eq(Cat(Const(0, 2), ~escape[7]))
                 opcode.d.comb += [lookup.addr.eq(Cat(body[16:24], 1)), tail.eq(body[24:]), base.eq(lead + 3)]
             with opcode.Case(0xC4):
-                opcode.d.comb += [vector.here.eq(1), vector.known.eq(escape[0:2].any() & ~escape[2:5].any()), last.eq(body[16:24])]
+                opcode.d.comb += [vector.here.eq(1), last.eq(body[16:24])]
+                opcode.d.comb += vector.known.eq(escape[0:2].any() & ~escape[2:5].any())
                 opcode.d.comb += vector.rex.eq(Cat(~escape[5:8], last[7]))
                 opcode.d.comb += [lookup.addr.eq(Cat(body[24:32], escape[0:2])), tail.eq(body[32:]), base.eq(lead + 4)]
             with opcode.Case(0x62):

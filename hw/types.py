@@ -62,8 +62,8 @@ class Fault(data.Struct):
 class Insn(data.Struct):
     """An instruction's bytes taken apart, without meaning. From the length stage to the decoder.
 
-    ``imm`` and ``disp`` are extended from what was encoded. ``map`` is `hw.isa.rows.Row.map`. A VEX prefix shows as the prefixes
-    that it stands for, with ``vvvv`` (a register number) and ``long`` (VEX.L; 1 with EVEX).
+    ``imm`` and ``disp`` are extended from what was encoded. ``map`` is `hw.isa.rows.Row.map`. A VEX prefix shows as the
+    prefixes that it stands for, with ``vvvv`` (a register number) and ``long`` (VEX.L; 1 with EVEX).
     """
 
     pc: 64
@@ -123,7 +123,7 @@ class Uop(data.Struct):
     predicted: 64  # rip that fetch went on with; meaningful with branch
     load: 1
     store: 1
-    probe: 1  # the address is checked, and watched by breakpoints, as a load's; nothing is accessed
+    probe: 1  # the address is checked as a load's; nothing is accessed
     msize: 2
     watch: Watch
     lock: 1

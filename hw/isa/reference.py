@@ -217,7 +217,7 @@ def _split(data: bytes) -> Parts:
 
 
 class _Vector(NamedTuple):
-    """A VEX or EVEX prefix: its bytes, `Row.map` of the opcode, the map whose lengths it has, whether that exists, and fields."""
+    """A VEX or EVEX prefix: bytes, `Row.map` of the opcode, the map whose lengths it has, whether that exists, and fields."""
 
     size: int
     map: int

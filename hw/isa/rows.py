@@ -9,8 +9,8 @@ Notation (SDM vol. 2, 3.1.1 and appendix A, as Linux' ``x86-opcode-map.txt`` use
   opcodes from the one to the other; ``VEX`` before it all: the prefix and the escapes are in a VEX prefix.
 * operands: letter = where (E ModRM r/m, G ModRM reg, M memory only, R register only, Z opcode register, I immediate,
   J relative target, O memory offset, S C D segment, control and debug register of ModRM.reg, X Y string source and
-  destination, B register of VEX.vvvv), suffix = size (b w d q; v 16/32/64; z 16/32 for an immediate; y 32/64). Registers and ``1`` stand for
-  themselves.
+  destination, B register of VEX.vvvv), suffix = size (b w d q; v 16/32/64; z 16/32 for an immediate; y 32/64). Registers and
+  ``1`` stand for themselves.
 * W, U: status flags written, undefined afterwards.
 
 From the operand letters alone follow the presence of ModRM and the size of the immediate.

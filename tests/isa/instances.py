@@ -2,8 +2,8 @@
 
 from random import Random
 
-from hw.isa.opcodes import TABLE
 from hw.isa.absent import ABSENT
+from hw.isa.opcodes import TABLE
 from hw.isa.reference import attributes, displacement_size, find, immediate_size, split, uses_vvvv
 from hw.isa.rows import LOCK, MEM, NOREXB, REG, REXB, VEX, Raise, Row
 

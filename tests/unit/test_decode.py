@@ -12,8 +12,8 @@ from amaranth.hdl import Cat
 from amaranth.sim import Simulator
 
 from hw.decode import Decode
-from hw.isa.facts import STATUS_FLAGS, EventClass, Op, Reg, SysOp, SysReg, Vector
 from hw.isa.absent import ABSENT
+from hw.isa.facts import STATUS_FLAGS, EventClass, Op, Reg, SysOp, SysReg, Vector
 from hw.isa.opcodes import TABLE
 from hw.isa.reference import Parts, absent, lookup, split
 from hw.isa.routines import ROUTINES

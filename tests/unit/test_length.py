@@ -6,8 +6,8 @@ import pytest
 from amaranth.hdl import Cat, Const
 from amaranth.sim import Simulator
 
-from hw.isa.facts import EventClass, Vector
 from hw.isa.absent import ABSENT
+from hw.isa.facts import EventClass, Vector
 from hw.isa.opcodes import TABLE
 from hw.isa.reference import LEGACY, split
 from hw.length import Length
