@@ -36,7 +36,7 @@ def _bit_string(op: Op) -> tuple[Uop, ...]:
     rows = [
         Uop(Op.MOV, b=Sel.ADDR, d=T0, amode=AMode.EA, **_Q),
         Uop(Op.BITOFF, b=Sel.G, d=T1),
-        Uop(Op.ADD, a=T0, b=T1, d=T0, **_Q),
+        Uop(Op.ADD, a=T0, b=T1, d=T0, size=SizeRule.A),
         Uop(op, a=Sel.MEM, b=Sel.G, d=T2 if writes else Sel.NONE, load=True, intent=writes, flags="c", **place),
     ]
     return (*rows, Uop(Op.MOV, b=T2, store=True, **place)) if writes else tuple(rows)
@@ -209,8 +209,8 @@ ROUTINES: dict[str, tuple[Uop, ...]] = {
     ),
     "cmps": (
         _REPCHK,
-        Uop(Op.MOV, b=Sel.MEM, d=T0, amode=AMode.SI, load=True),
-        Uop(Op.SUB, a=T0, b=Sel.MEM, amode=AMode.DI, load=True, flags=_ALL),
+        Uop(Op.MOV, b=Sel.MEM, d=T0, amode=AMode.DI, load=True),  # first: processors report its fault
+        Uop(Op.SUB, a=Sel.MEM, b=T0, amode=AMode.SI, load=True, flags=_ALL),
         _STEP_SI,
         _STEP_DI,
         _REPNEXT_COND,
