@@ -115,9 +115,21 @@ class Exit(Event):
 
 @dataclass(frozen=True, slots=True)
 class Shutdown(Event):
-    """A hart stopped on a triple fault."""
+    """A hart stopped on a triple fault. `chain`: the traps that led to it; each met the next in its delivery."""
 
     kind: ClassVar[str] = "shutdown"
+    chain: tuple[Trap, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lost(Event):
+    """An interrupt, NMI or debug trap was lost: its delivery met a fault, of vector `by`, and nothing repeats it."""
+
+    kind: ClassVar[str] = "lost"
+    vector: int
+    event_class: int
+    rip: int
+    by: int
 
 
 E_ = TypeVar("E_", bound=Event)
@@ -172,7 +184,11 @@ def as_dict(event: Event) -> dict[str, object]:
     result: dict[str, object] = {"kind": event.kind}
     for item in fields(event):
         value = getattr(event, item.name)
-        result[item.name] = value.hex() if isinstance(value, bytes) else value
+        if isinstance(value, bytes):
+            value = value.hex()
+        elif isinstance(event, Shutdown) and item.name == "chain":
+            value = [as_dict(trap) for trap in event.chain]
+        result[item.name] = value
     return result
 
 

@@ -14,9 +14,10 @@ from hw.isa.facts import VECTORS, DebugReg, SysReg, Vector
 from kprobes import GuestMemoryError as KprobesMemoryError
 from kprobes import HandlerError, Jprobe, Kprobe, KprobeError, KprobePanic, Kprobes, PtRegs, Symbols
 from kprobes import Trap as ProbeTrap
+from sim.deliveries import Deliveries, shutdown_text
 from sim.elf import Image, SymbolTable, load_elf
 from sim.engine import NEVER, Engine, Recording, SocFactory, StopOn, StopReason, default_soc, open_engine
-from sim.events import Deliver, EventLog, Iret, ProbePhase, Shutdown, Trap, TrapPortCall, from_records
+from sim.events import EventLog, Lost, ProbePhase, Shutdown, Trap, TrapPortCall, from_records
 from sim.harts import HartView
 from sim.memory import GuestMemory, GuestMemoryError
 
@@ -40,7 +41,8 @@ _HAS_ERROR = {row.number for row in VECTORS if row.has_error}
 class RunResult:
     """How a run ended. `exit` is the status that QEMU would give, None if the guest did not end itself.
 
-    `unhandled`: TrapPort requests that the runtime did not take. `shutdown`: the traps that ended in a triple fault.
+    `unhandled`: TrapPort requests that the runtime did not take. `lost`: interrupts that a fault in their delivery lost.
+    `shutdown`: the traps that ended in a triple fault, and `why`: the same in words, with what to look at.
     """
 
     reason: StopReason
@@ -52,7 +54,9 @@ class RunResult:
     engine: str
     seconds: float
     unhandled: list[TrapPortCall] = field(default_factory=list)
+    lost: list[Lost] = field(default_factory=list)
     shutdown: list[Trap] = field(default_factory=list)
+    why: str = ""
 
 
 class Machine:
@@ -93,6 +97,7 @@ class Machine:
         self.mem = GuestMemory(self.engine, self._memory_changed)
         self.harts = [HartView(self.engine, number) for number in range(harts)]
         self.events = EventLog()
+        self._deliveries = Deliveries()
         self.symbols = SymbolTable()
         self._stale: set[int] = set()
         self._text: list[tuple[int, int]] = []
@@ -137,7 +142,8 @@ class Machine:
 
         `until`: a symbol or an address (stop before the instruction there), or a `StopOn`. A handler's exception comes
         out as `kprobes.HandlerError` with the trap completed, so that the machine can be looked at and run on. An
-        invariant of the hardware that fails comes out as `sim.engine.DesignError`.
+        invariant of the hardware that fails comes out as `sim.engine.DesignError`. A hart that shut down runs on if it gets
+        an NMI (`HartView.nmi`), unless one is in service.
         """
         stop = self._stop_on(until)
         began, first, start = time.perf_counter(), len(self.events), self.cycle
@@ -151,13 +157,14 @@ class Machine:
             try:
                 ended = self.engine.run(max(0, start + max_cycles - self.cycle), left)
             finally:  # a DesignError leaves the events that led to it
-                self.events.extend(from_records(self.engine.drain(), self._record == Recording.ALL))
+                records = from_records(self.engine.drain(), self._record == Recording.ALL)
+                self.events.extend(self._deliveries.follow(records))
             if ended.reason != StopReason.TRAP_REQUEST:
                 break
             assert ended.hart is not None
             self._trap_request(ended.hart)
         if ended.reason == StopReason.SHUTDOWN:
-            self.events.append(Shutdown(ended.hart, self.cycle - 1))
+            self.events.append(Shutdown(ended.hart, self.cycle - 1, tuple(self._deliveries.chain(ended.hart))))
         return self._result(ended.reason, first, start, retired, time.perf_counter() - began)
 
     def step(self, count: int = 1, hart: int = 0) -> RunResult:
@@ -190,13 +197,8 @@ class Machine:
     def _result(self, reason: StopReason, first: int, start: int, retired: list[int], seconds: float) -> RunResult:
         events = [self.events[i] for i in range(first, len(self.events))]
         exits = [event.value for event in events if event.kind == "exit"]  # type: ignore[attr-defined]
-        chain: list[Trap] = []
-        if reason == StopReason.SHUTDOWN:
-            for event in self.events:
-                if isinstance(event, (Deliver, Iret)):
-                    chain.clear()
-                elif isinstance(event, Trap):
-                    chain.append(event)
+        down = events[-1] if events else None
+        chain = list(down.chain) if isinstance(down, Shutdown) else []
         return RunResult(
             reason=reason,
             cycles=self.cycle - start,
@@ -207,7 +209,9 @@ class Machine:
             engine=self.engine.name,
             seconds=seconds,
             unhandled=[event for event in events if isinstance(event, TrapPortCall) and not event.handled],
+            lost=[event for event in events if isinstance(event, Lost)],
             shutdown=chain,
+            why=f"hart {down.hart} {shutdown_text(chain, self.symbols)}" if isinstance(down, Shutdown) else "",
         )
 
     # Memory that changed under way.

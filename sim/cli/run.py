@@ -20,12 +20,13 @@ from sim import guestbuild
 from sim.cli import common, htmlreport
 from sim.cli.common import FINDING, OK, OUT, UserError
 from sim.cli.probing import HandlerError, KprobePanic, Probing, explain, place
+from sim.deliveries import lost_text, trap_text
 from sim.elf import Image, load_elf
 from sim.engine import DesignError, Engine, Recording, StopReason, open_engine
-from sim.events import Trap
+from sim.events import Trap, as_dict
 from sim.gtkw import Around, around
 from sim.machine import Machine, RunResult
-from sim.report import Hit, hits, summary, vector_name
+from sim.report import Hit, hits, summary
 from sim.wave import WaveError, WaveRecorder
 
 EXAMPLES = (
@@ -185,38 +186,29 @@ def _simulate(machine: Machine, max_cycles: int, what: str) -> RunResult:
     return RunResult(
         last.reason, sum(p.cycles for p in parts), sum(p.retired for p in parts), last.exit,
         b"".join(p.console for p in parts), sum(p.hits for p in parts), last.engine, sum(p.seconds for p in parts),
-        [call for p in parts for call in p.unhandled], last.shutdown,
+        [call for p in parts for call in p.unhandled], [lost for p in parts for lost in p.lost], last.shutdown, last.why,
     )  # fmt: skip
 
 
 def _chain(machine: Machine, result: RunResult) -> list[str]:
-    """Name the traps that led to a shutdown, or that nobody handled."""
-    traps = list(result.shutdown)
-    if not traps and result.unhandled:
+    """Name what went wrong with traps: those that led to a shutdown, one that nobody handled, and lost interrupts."""
+    lines = [result.why] if result.why else []
+    if not lines and result.unhandled:
         before = [e for e in machine.events.of(Trap) if e.cycle <= result.unhandled[0].cycle]
-        traps = before[-1:]
-    lines = []
-    for trap in traps:
-        error = "" if trap.error is None else f", error code {trap.error:#x}"
-        address = f", address {trap.address:#x}" if trap.vector == 14 else ""
-        lines.append(
-            f"{vector_name(trap.vector)} at {machine.symbols.describe(trap.rip)} (cycle {trap.cycle}{error}{address})"
-        )
-    return lines
+        lines = [f"a trap that nobody handled: {trap_text(trap, machine.symbols)}" for trap in before[-1:]]
+    return lines + [lost_text(lost, machine.symbols) for lost in result.lost]
 
 
 def _judge(report: Report, max_cycles: int) -> None:
     """Find what is wrong with how the run ended."""
-    result, chain = report.result, "; then ".join(report.chain)
+    result = report.result
+    report.findings += report.chain
     if result.reason == StopReason.SHUTDOWN:
-        report.findings.append(f"the hart shut down on a triple fault: {chain}")
         if result.shutdown and result.shutdown[0].vector in (Vector.BP, Vector.DB):
             report.findings.append("the guest has no IDT to take traps with: link sim/guest (python -m sim.guestbuild)")
-    elif result.unhandled:
-        report.findings.append(f"a trap that nobody handled: {chain}")
-    elif result.reason == StopReason.MAX_CYCLES:
+    elif not result.unhandled and result.reason == StopReason.MAX_CYCLES:
         report.findings.append(f"the guest did not end in {max_cycles:,} cycles: give it more with --max-cycles")
-    elif result.exit is not None and result.exit >> 1:
+    elif not result.unhandled and result.exit is not None and result.exit >> 1:
         report.findings.append(f"the guest ended with status {result.exit >> 1}")
 
 
@@ -283,6 +275,7 @@ def _as_json(report: Report) -> dict[str, object]:
         "guest": report.name, "engine": result.engine, "cycles": result.cycles, "retired": result.retired,
         "exit": result.exit, "reason": result.reason.name.lower(), "console": _console(result),
         "seconds": round(result.seconds, 3), "hits": [hit.as_dict() for hit in report.hits],
+        "shutdown": [as_dict(trap) for trap in result.shutdown], "lost": [as_dict(lost) for lost in result.lost],
         "findings": report.findings, "same_without_probes": report.equal, "files": report.files,
     }  # fmt: skip
 
@@ -298,7 +291,7 @@ def _show(report: Report) -> None:
     if text:
         print(f"{'console':14}{text.rstrip().replace(chr(10), chr(10) + 14 * ' ')}")
     for name, value in (*_facts(report), *report.files.items()):
-        print(f"{name.upper() if name == 'found' else name:14}{value}")
+        print(f"{name.upper() if name == 'found' else name:14}{str(value).replace(chr(10), chr(10) + 14 * ' ')}")
 
 
 def hit_table(found: list[Hit]):

@@ -67,6 +67,20 @@ def test_trap_guests(machine, engine_name, name, says, link):
     assert (result.reason, result.exit) == (StopReason.EXIT, 1)
 
 
+def test_a_shutdown_ends_with_an_nmi(machine, assemble):
+    """With no IDT the NMI cannot be delivered either: a chain of its own, and the NMI is lost."""
+    m = machine()
+    m.load(0x10000, assemble("ud2", at=0x10000).data)
+    result = m.run(2000)
+    assert (result.reason, [trap.vector for trap in result.shutdown]) == (StopReason.SHUTDOWN, [6, 13, 8, 13])
+    assert result.why.startswith("hart 0 shut down on a triple fault") and not result.lost
+    assert m.run(2000).reason == StopReason.SHUTDOWN, "it stays down"
+    m.harts[0].nmi()
+    result = m.run(2000)
+    assert (result.reason, [trap.vector for trap in result.shutdown]) == (StopReason.SHUTDOWN, [2, 13, 8, 13])
+    assert [(lost.vector, lost.by) for lost in result.lost] == [(2, 13)]
+
+
 def test_triple_fault_is_reported(machine):
     m, result = run(machine, "triple")
     assert result.reason == StopReason.SHUTDOWN

@@ -12,7 +12,6 @@ NOT_YET = {
     116: "syscall is not in the instruction table",
     159: "wrmsr is not in the instruction table; tests/unit/test_lapic.py has it at the registers",
     162: "several harts",
-    172: "a triple fault stops the hart for good; the run ends there",
     176: "reserved bits of cr4 are dropped",
     **{n: "several harts" for n in range(179, 185)},
     190: "sysret is not in the instruction table",

@@ -201,8 +201,8 @@ def test_shutdown_is_reported(bench):
     assert bench.reason == StopReason.SHUTDOWN
     assert bench.engine.state(0).shutdown
     assert bench.engine.run(100).reason == StopReason.SHUTDOWN
-    bench.engine.nmi(0)
-    assert bench.engine.run(100).reason == StopReason.SHUTDOWN
+    bench.engine.set_irq(0, 32)
+    assert bench.engine.run(100).reason == StopReason.SHUTDOWN, "an interrupt does not end it"
     reset(bench)
     bench.load("start: inc %eax; hlt")
     bench.run()

@@ -187,8 +187,8 @@ class Bench:
     def run(self, events: Iterable[tuple[str | int, str | int]] = (), max_cycles: int = 6000) -> list[Taken]:
         """Run until the hart sleeps for good or shuts down; return the traps.
 
-        `events`: when and what, in order. When: a label (the instruction there is next), "now", "asleep", "taken" (the
-        next trap is taken), or so many cycles from now. What: "nmi", or the vector of an interrupt.
+        `events`: when and what, in order. When: a label (the instruction there is next), "now", "asleep", "down" (after a
+        triple fault), "taken" (the next trap is taken), or so many cycles from now. What: "nmi", or the vector of an interrupt.
         """
         waiting, engine = list(events), self.engine
         seen: list[tuple[int, int, int]] = []
@@ -197,7 +197,7 @@ class Bench:
             when = waiting[0][0] if waiting else None
             due = when == "now"
             if not due:
-                reach = self.value(when) if isinstance(when, str) and when not in ("asleep", "taken") else None
+                reach = self.value(when) if isinstance(when, str) and when not in ("asleep", "taken", "down") else None
                 step = min(left, when) if isinstance(when, int) else left
                 ended = engine.run(step, StopOn(trap=True, reach=reach))
                 left -= ended.cycles
@@ -206,7 +206,7 @@ class Bench:
                     waiting[0] = (when - ended.cycles, waiting[0][1])
                     due = waiting[0][0] <= 0
                 due |= (ended.reason, when) in ((StopReason.HALTED, "asleep"), (StopReason.TRAP, "taken"))
-                due |= ended.reason == StopReason.REACHED
+                due |= ended.reason == StopReason.REACHED or (ended.reason, when) == (StopReason.SHUTDOWN, "down")
             if due:
                 what = waiting.pop(0)[1]
                 if what == "nmi":

@@ -292,7 +292,10 @@ def test_a_triple_fault_is_a_finding_with_its_chain(kphw, quick):
     code, out, _ = kphw("run", guestbuild.build_program("triple"), "--json")
     result = json.loads(out)
     assert (code, result["reason"], result["exit"]) == (1, "shutdown", None)
-    assert "#DF" in result["findings"][0] and "then" in result["findings"][0]
+    assert [trap["vector"] for trap in result["shutdown"]] == [6, 13, 8, 13]
+    _, *chain, advice = result["findings"][0].splitlines()
+    assert [line.split()[0] for line in chain] == ["#UD", "#GP(0x33)", "#DF(0x0)", "#GP(0x43)"]
+    assert "main" in chain[0] and advice.startswith("next: the gate of vector 8 lies beyond the limit of the IDT")
 
 
 def test_an_invariant_that_fails_is_a_finding_and_gives_a_wave(kphw, quick, guest, folder, monkeypatch):
