@@ -303,9 +303,11 @@ class ExecuteStage(Component):
                 out.u.fault.error.eq(code),
             ]
 
-        # an `in` waits until it is the oldest, and so does a read of CR8: an older store may change the task priority
+        # an `in` waits until it is the oldest, and so does a read of CR8: an older store may change the task priority; and
+        # one of a debug register, since a write of one does not refetch
         is_in = op == Op.IN
-        waits = is_in | ((op == Op.RDSYS) & (u.sysreg == SysReg.CR8))
+        debug = u.sysreg[3:] == SysReg.DR0 >> 3
+        waits = is_in | ((op == Op.RDSYS) & ((u.sysreg == SysReg.CR8) | debug))
         done = Signal()
         fire = Signal()
         m.d.comb += [

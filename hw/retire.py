@@ -201,6 +201,9 @@ class RetireStage(Component):
         with m.Switch(u.sysop):
             with m.Case(SysOp.NONE, SysOp.OUT, SysOp.DELIVER):
                 pass
+            with m.Case(SysOp.WRITE):  # of these nothing before this stage knows, and reads wait for them
+                here = Cat(u.sysreg == reg for reg in (SysReg.DR0, SysReg.DR1, SysReg.DR2, SysReg.DR3, SysReg.DR6))
+                m.d.comb += refetches.eq(ends & ~here.any())
             with m.Default():
                 m.d.comb += refetches.eq(ends)
         m.d.comb += [

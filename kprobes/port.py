@@ -112,8 +112,8 @@ class Trap:
     instruction that was being stepped is moved back to the probed address, and is then the guest's to handle.
 
     ``error`` is the error code of vectors that have one; ``cr2`` belongs to vector 14, ``dr6`` to vector 1: its value
-    at the trap, from which the runtime removes the bits that it consumed. The machine clears the register itself, since
-    BS is sticky. None means unknown.
+    at the trap, from which the runtime removes the bits that it consumed. The register itself, whose BS is sticky, is
+    cleared by who handles the trap: by the entry stub if the runtime did. None means unknown.
     """
 
     cpu: int

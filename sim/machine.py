@@ -247,7 +247,7 @@ class Machine:
         if vector == Vector.PF:
             trap.cr2 = self.engine.read_reg(hart, DebugReg.SYS + SysReg.CR2)
         if vector == Vector.DB:
-            # BS is sticky and stays set: a register write, which would clear it, would drop the store that is held.
+            # BS is sticky: the entry stub clears DR6 if this trap is handled
             trap.dr6 = self.engine.read_reg(hart, DebugReg.SYS + SysReg.DR6)
         before, handled = regs.ip, False
         packed = regs.pack()

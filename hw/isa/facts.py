@@ -256,7 +256,10 @@ class Op(IntEnum):
 
 
 class SysOp(IntEnum):
-    """What retirement does beside writing registers and memory. Every one but OUT refetches what follows."""
+    """What retirement does beside writing registers and memory.
+
+    All but OUT and a WRITE of DR0 to DR3 or DR6 refetch what follows.
+    """
 
     NONE = 0
     WRITE = 1  # system register imm := result

@@ -10,15 +10,20 @@
  *     push registers        15
  *     mov  %rsp, TrapPort    1      17 up to the runtime
  *     cmpl, jne              2
+ *     mov, mov %db6          2      (#DB only)
  *     pop  registers        15
  *     add  $8, %rsp          1
  *     iretq                  1      19 from the runtime back
  *
  * 36 instructions, 17 stores, 16 loads and the pops of iretq. Nothing in it depends on memory other than the stack.
+ *
+ * DR6.BS is sticky, so whoever handles a #DB clears DR6: here, as Linux does, for those that the runtime takes. It has
+ * read the register by then (at the TrapPort store). A #DB that it leaves to the guest keeps its DR6.
  */
 
 #define TRAP_PORT    0xfffffffffe000000
 #define TRAP_HANDLED 0xfffffffffe000800
+#define DR6_CLEAN    0xffff0ff0
 
 #define GATE_INT     0x8e	/* present, DPL 0, 64-bit interrupt gate */
 #define GATE_INT_U   0xee	/* the same with DPL 3, so that int3 works at any privilege */
@@ -80,6 +85,10 @@ trap_stub_\vector:
 	mov	%rsp, TRAP_PORT + 8 * \vector
 	cmpl	$1, TRAP_HANDLED
 	jne	1f
+	.if	\vector == 1
+	mov	$DR6_CLEAN, %eax
+	mov	%rax, %db6
+	.endif
 	pop_regs_and_return
 1:	mov	$\vector, %esi
 	jmp	call_unhandled
