@@ -51,6 +51,7 @@ class AddressStage(Component):
     request, request_pa, request_size, request_lock, grant : the load's request; it is made in a cycle with both.
     request_split, request_rest : it crosses its page, and goes on in another frame.
     walk : to the page walker. walking : it has the data bus. smap, ac : CR4.SMAP; RFLAGS.AC, which lifts it.
+    hold : the uop's load may not be requested in this cycle, because of what other harts may see.
     fs_base, gs_base : segment bases. gate_addr : address of the gate of the vector being delivered, and whether it lies
     beyond the IDT's limit. switch : the delivery switches stacks. user : CPL is 3.
     """
@@ -79,6 +80,7 @@ class AddressStage(Component):
             "smap": In(1),
             "ac": In(1),
             "grant": In(1),
+            "hold": In(1),
             "fs_base": In(64),
             "gs_base": In(64),
             "gate_addr": In(64),
@@ -189,7 +191,7 @@ class AddressStage(Component):
         m.d.comb += [
             slot.eq(has_room(self.o)),
             ready.eq(self.i.valid & ~wait & slot & ~self.kill & (fault | ~(access & translate.wait))),
-            self.request.eq(ready & load & ~fault & ~conflict & ~(translate.device & pending) & ~self.walking),
+            self.request.eq(ready & load & ~fault & ~conflict & ~(translate.device & pending) & ~(self.walking | self.hold)),
             self.request_pa.eq(translate.pa),
             self.request_size.eq(u.msize),
             self.request_lock.eq(u.lock),

@@ -52,7 +52,7 @@ class DataBus(Signature):
     ---------------------
     req_valid, req_ready : a request is made in a cycle with both. Once valid, a request does not change until ready.
     req_addr : physical byte address. req_size : log2 of the bytes. req_write, req_data : a store and its data.
-    req_lock : the request belongs to a locked read-modify-write; no other hart's request may come between.
+    req_lock : the request belongs to a locked read-modify-write; no other hart's request may come between (`hw.cluster`).
     resp_valid, resp_data : the answer to the oldest load, zero-extended to 64 bits, one cycle later or more.
         Stores have no answer.
     """
@@ -109,10 +109,39 @@ class ApicPort(Signature):
     enable : IA32_APIC_BASE.EN. cr8_we, cr8 : CR8 is written in this cycle.
     tpr : the task priority, of which CR8 is bits 7 to 4.
     armed : the timer counts and will interrupt.
+    nmi : a non-maskable interrupt arrives from a controller. init, start, page : so does an INIT; so does a start-up, with its
+    vector. reset : the hart is reset by INIT in this cycle, and with it the controller.
     """
 
     def __init__(self):
-        super().__init__({"enable": Out(1), "cr8_we": Out(1), "cr8": Out(4), "tpr": In(8), "armed": In(1)})
+        super().__init__(
+            {
+                "enable": Out(1),
+                "cr8_we": Out(1),
+                "cr8": Out(4),
+                "tpr": In(8),
+                "armed": In(1),
+                "nmi": In(1),
+                "init": In(1),
+                "start": In(1),
+                "page": In(8),
+                "reset": Out(1),
+            }
+        )
+
+
+class IpiPort(Signature):
+    """An interprocessor interrupt on its way from the controller that sends it, as the ICR has it (SDM vol. 3, 10.6.1).
+
+    Members (sender's side)
+    -----------------------
+    valid : it is sent in this cycle. vector, mode : what. destination, logical, shorthand : to whom.
+    deassert : the end of a level, which asks for nothing.
+    """
+
+    def __init__(self):
+        fields = {"vector": 8, "mode": 3, "logical": 1, "deassert": 1, "shorthand": 2, "destination": 8}
+        super().__init__({"valid": Out(1)} | {name: Out(width) for name, width in fields.items()})
 
 
 class RegisterPort(Signature):
@@ -125,9 +154,7 @@ class RegisterPort(Signature):
     """
 
     def __init__(self):
-        super().__init__(
-            {"offset": Out(12), "write": Out(1), "wdata": Out(32), "read": Out(1), "rdata": In(32)}
-        )
+        super().__init__({"offset": Out(12), "write": Out(1), "wdata": Out(32), "read": Out(1), "rdata": In(32)})
 
 
 class IoPort(Signature):
@@ -135,7 +162,9 @@ class IoPort(Signature):
 
     Members (core's side)
     ---------------------
-    valid, write, port, size, data : an access in this cycle; size is log2 of the bytes.
+    valid, write, port, size, data : an access; size is log2 of the bytes. An `out` is made in a cycle with valid and ready,
+    and does not change until then; an `in` in its only cycle.
+    ready : an `out` of this hart may be made in this cycle; looked at with several harts only.
     rdata : the value of an `in`, valid in the same cycle.
     """
 
@@ -147,6 +176,7 @@ class IoPort(Signature):
                 "port": Out(16),
                 "size": Out(2),
                 "data": Out(32),
+                "ready": In(1),
                 "rdata": In(32),
             }
         )

@@ -79,7 +79,7 @@ class Ctl(data.Struct):
     valid: 1
     routine: 8  # index of the routine's first row in the ROM + 1
     lock_ok: 1
-    lock: 1  # locked without a prefix (xchg)
+    lock: 1  # orders and locks without a prefix (xchg, mfence)
     need_mem: 1
     no_opsize: 1
     no_rep: 1
@@ -148,7 +148,7 @@ def row_word(row: Row) -> dict:
         valid=1,
         routine=ROM_START[row.routine] + 1 if row.routine else 0,
         lock_ok=LOCK in row.ok,
-        lock=row.routine == "xchg_mem",
+        lock=row.routine == "xchg_mem" or row.mnemonic == "mfence",
         need_mem=any(operand[0] == "M" for operand in row.operands),
         no_opsize=NO66 in row.ok,
         no_rep=NOREP in row.ok,

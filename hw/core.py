@@ -5,7 +5,7 @@
 What is killed: a redirect of D drops F and L; one of X also D, A and M; a flush of W everything.
 """
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib.wiring import Component, Out, connect, flipped
 
 from hw.address import AddressStage
@@ -29,15 +29,18 @@ from hw.sysregs import CR4_DE
 class Core(Component):
     """A hart of 64-bit mode. Starts to fetch when the debug port writes rip.
 
-    Members: `hw.bus` describes each port.
+    Members: `hw.bus` describes each port. unlock : what it holds of the memory's lock, it gives up in this cycle
+    (`hw.cluster.MemoryLock`).
     """
 
-    def __init__(self, config: Config):
-        self._config = config
+    def __init__(self, config: Config, harts: int = 1):
+        """`harts`: as many share the memory."""
+        self._config, self._shared = config, harts > 1
         super().__init__(
             {
                 "fetch": Out(FetchBus()),
                 "data": Out(DataBus()),
+                "unlock": Out(1),
                 "irq": Out(IrqPort()),
                 "apic": Out(ApicPort()),
                 "io": Out(IoPort()),
@@ -211,6 +214,7 @@ class Core(Component):
             self.apic.cr8.eq(system.wdata),
             system.tpr.eq(self.apic.tpr),
             w.armed.eq(self.apic.armed),
+            w.nmi.eq(self.apic.nmi),
             system.read.eq(x.sysreg),
             x.sysreg_data.eq(system.read_data),
             gates.cpl.eq(w.cpl),
@@ -243,6 +247,8 @@ class Core(Component):
             m.d.comb += [self.io.port.eq(w.out_port), self.io.size.eq(w.out_size)]
 
         self._pages(m, f, d, a, mem, x, w, mmu)
+        if self._shared:
+            self._order(m, a, (mem, x, w), w, mmu, split)
         self._code_pages(m, f, (d, a, mem, x, w), w)
         self._show(m, f, length, d, a, mem, x, w)
         return m
@@ -271,6 +277,20 @@ class Core(Component):
             f.stored_last.eq(w.stored_last),
             a.smap.eq(system.cr4[21]),
             a.ac.eq(w.rflags[RFlag.AC]),
+        ]
+
+    def _order(self, m, a, later, w, mmu, split):
+        """What other harts may see of the order of loads and stores (SDM vol. 3, 8.2): a load passes older stores, unless they
+        are locked or a fence is between. A locked load is made when all older instructions have retired, so that their stores
+        are in memory and only an event that comes between two instructions can drop it. A walk, whose locks nothing drops, is
+        never on the way together with a locked instruction that has made its load."""
+        lasts = [stage.i.valid & stage.i.payload.u.last for stage in later]
+        fences = [last & stage.i.payload.u.lock for last, stage in zip(lasts, later, strict=True)]
+        m.d.comb += [
+            a.hold.eq(Cat(fences).any() | (a.i.payload.u.lock & (Cat(lasts).any() | w.asleep))),
+            self.unlock.eq(Mux(mmu.busy, mmu.bus.req_write & mmu.bus.req_ready, w.unlock | w.flush)),
+            split.unlock.eq(self.unlock),
+            w.stall.eq(w.out_valid & ~self.io.ready),
         ]
 
     def _code_pages(self, m, f, stages, w):

@@ -20,10 +20,11 @@ class Devices(Component):
     Members
     -------
     io : a hart's port accesses. console_valid, console_data : a byte is written in this cycle.
-    exit_valid, exit_code : the run ends with status (code << 1) | 1.
+    exit_valid, exit_code : the run ends with status (code << 1) | 1. turn : an `out` may be made in this cycle.
     """
 
     io: In(IoPort())
+    turn: In(1, init=1)
     console_valid: Out(1)
     console_data: Out(8)
     exit_valid: Out(1)
@@ -32,8 +33,13 @@ class Devices(Component):
     def elaborate(self, platform):
         m = Module()
         io = self.io
-        m.d.comb += [self.console_data.eq(io.data), self.exit_code.eq(io.data), io.rdata.eq(Const(0xFFFFFFFF, 32))]
-        with m.If(io.valid & io.write), m.Switch(io.port):
+        m.d.comb += [
+            self.console_data.eq(io.data),
+            self.exit_code.eq(io.data),
+            io.ready.eq(self.turn),
+            io.rdata.eq(Const(0xFFFFFFFF, 32)),
+        ]
+        with m.If(io.valid & io.write & self.turn), m.Switch(io.port):
             with m.Case(CONSOLE_PORT, UART_PORT):
                 m.d.comb += self.console_valid.eq(1)
             with m.Case(EXIT_PORT):

@@ -1,8 +1,9 @@
 """The local interrupt controller of a hart (SDM vol. 3, chapter 10; trap semantics 7.2): IRR, ISR, task priority, IPIs, timer.
 
 It sits between the outside and the hart: what comes from the outside (`hw.bus.IrqPort`) passes before anything of its own,
-like an interrupt of the 8259 through LINT0, whatever the local vector table says. Interprocessor interrupts reach this hart
-only; a destination that is another hart's is accepted and goes nowhere.
+like an interrupt of the 8259 through LINT0, whatever the local vector table says. Interprocessor interrupts go to all
+controllers in the cycle after the ICR is written, and each finds out whether it is meant: so they arrive everywhere at once,
+and in the order in which they were sent.
 """
 
 from enum import IntEnum
@@ -12,7 +13,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import enum
 from amaranth.lib.wiring import Component, In, Out
 
-from hw.bus import ApicPort, IrqPort, RegisterPort
+from hw.bus import ApicPort, IpiPort, IrqPort, RegisterPort
 
 
 class At(IntEnum):
@@ -85,34 +86,44 @@ _LOWEST = 16
 
 
 class Delivery(enum.Enum, shape=3):
-    """Delivery modes of the ICR that do something here; SMI, INIT and start-up go to other harts only."""
+    """Delivery modes of the ICR that do something; there is no SMI."""
 
     FIXED = 0
     LOWEST = 1
     NMI = 4
+    INIT = 5
+    START = 6
 
 
 class Lapic(Component):
-    """The controller of hart ``number``.
+    """The controller of hart ``number``, one of ``harts``.
 
     Members
     -------
     registers : accesses to its page (`hw.bus.RegisterPort`).
     core : the hart's enable bit, without which nothing is accepted and everything is as after reset; CR8, which is the upper
-    half of the task priority, and the task priority.
+    half of the task priority, and the task priority; IPIs that are no interrupts (`hw.bus.ApicPort`).
     outside : interrupts from outside, which pass first. hart : to the hart; combinational.
+
+    With several harts
+    ------------------
+    sent : the IPI that it sends in this cycle. from{i} : what the controller of another hart i sends.
+    claims : bit i: it would take a lowest-priority IPI of hart i, sent in this cycle. earlier : one of a lower number would,
+    and does; "lowest priority" is the lowest number here.
     """
 
-    def __init__(self, number: int = 0):
-        self._number = number
-        super().__init__(
-            {
-                "registers": In(RegisterPort()),
-                "core": In(ApicPort()),
-                "outside": Out(IrqPort()),
-                "hart": In(IrqPort()),
-            }
-        )
+    def __init__(self, number: int = 0, harts: int = 1):
+        self._number, self._harts = number, harts
+        members = {
+            "registers": In(RegisterPort()),
+            "core": In(ApicPort()),
+            "outside": Out(IrqPort()),
+            "hart": In(IrqPort()),
+        }
+        if harts > 1:
+            members |= {"sent": Out(IpiPort()), "claims": Out(harts), "earlier": In(harts)}
+            members |= {f"from{i}": In(IpiPort()) for i in range(harts) if i != number}
+        super().__init__(members)
 
     def elaborate(self, platform):
         m = Module()
@@ -143,17 +154,14 @@ class Lapic(Component):
             self.outside.ack.eq(self.hart.ack & ~own),
         ]
 
-        # --- what comes in: an IPI to itself, the timer, its own error interrupt
-        sends, selected = Signal(), Signal()
-        mode = kept[At.ICR_LOW][8:11]
+        # --- what comes in: IPIs, the timer, its own error interrupt
+        sends = Signal()
         m.d.sync += sends.eq(write & (port.offset == At.ICR_LOW))
-        m.d.comb += selected.eq(self._selects_itself(kept))
-        vector = kept[At.ICR_LOW][:8]
-        fixed = sends & selected & ((mode == Delivery.FIXED) | (mode == Delivery.LOWEST))
+        fixed, badly_sent = self._messages(m, kept, sends, enable)
         reports = Signal()  # an error that the local vector table makes an interrupt of
-        m.d.comb += self.hart.nmi.eq(self.outside.nmi | (sends & selected & (mode == Delivery.NMI)))
+        m.d.comb += self.hart.nmi.eq(self.outside.nmi)
         for condition, number in (
-            (fixed, vector),
+            *fixed,
             (fires & ~kept[At.LVT_TIMER][16], kept[At.LVT_TIMER][:8]),
             (reports & ~kept[At.LVT_ERROR][16], kept[At.LVT_ERROR][:8]),
         ):
@@ -175,10 +183,9 @@ class Lapic(Component):
         with m.If(self.core.cr8_we):
             m.d.sync += kept[At.TPR].eq(self.core.cr8 << 4)
         found = Signal(8)
-        illegal = fixed & (vector < _LOWEST)
         m.d.comb += [
-            found[_SENT_ILLEGAL].eq(illegal),
-            found[_RECEIVED_ILLEGAL].eq(illegal),
+            found[_SENT_ILLEGAL].eq(badly_sent),
+            found[_RECEIVED_ILLEGAL].eq(Cat(hit & (vector < _LOWEST) for hit, vector in fixed).any()),
             found[_NO_REGISTER].eq((write | (port.read & enable)) & ~known),
             reports.eq(found.any()),
         ]
@@ -194,7 +201,7 @@ class Lapic(Component):
                 m.d.sync += [esr.eq(errors | found), errors.eq(0)]
         with m.If(write & (port.offset == At.SVR) & ~port.wdata[8]):
             m.d.sync += [kept[at][16].eq(1) for at in _LVT]
-        with m.If(~enable):
+        with m.If(~enable | self.core.reset):
             m.d.sync += [kept[row.at].eq(row.reset) for row in ROWS]
             m.d.sync += [irr.eq(0), isr.eq(0), errors.eq(0), esr.eq(0)]
         return m
@@ -212,14 +219,51 @@ class Lapic(Component):
         yield At.TIMER_CURRENT, self._count
         yield from kept.items()
 
-    def _selects_itself(self, kept):
-        """Does the ICR's destination include this hart? (SDM vol. 3, 10.6.2; logical destinations in the flat model.)"""
-        shorthand = kept[At.ICR_LOW][18:20]
-        destination = kept[At.ICR_HIGH][24:32]
-        physical = (destination == self._number) | (destination == 0xFF)
-        logical = (destination & kept[At.LDR][24:32]).any()
-        named = Mux(kept[At.ICR_LOW][11], logical, physical)
-        return Mux(shorthand == 0, named, shorthand != 3)
+    def _messages(self, m, kept, sends, enable):
+        """IPIs of all harts: fixed ones that are for this hart, with their vectors; and whether it sends an illegal vector."""
+        low = kept[At.ICR_LOW]
+        own = IpiPort().create()
+        m.d.comb += [
+            own.valid.eq(sends),
+            own.vector.eq(low[:8]),
+            own.mode.eq(low[8:11]),
+            own.logical.eq(low[11]),
+            own.deassert.eq(low[15] & ~low[14]),
+            own.shorthand.eq(low[18:20]),
+            own.destination.eq(kept[At.ICR_HIGH][24:32]),
+        ]
+        for name in IpiPort().members if self._harts > 1 else ():
+            m.d.comb += getattr(self.sent, name).eq(getattr(own, name))
+        fixed, others = [], {Delivery.NMI: [], Delivery.INIT: [], Delivery.START: []}
+        for source in range(self._harts):
+            itself = source == self._number
+            ipi = own if itself else getattr(self, f"from{source}")
+            hit = Signal(name=f"hit{source}")
+            m.d.comb += hit.eq(ipi.valid & enable & self._selects(ipi, itself, kept[At.LDR]))
+            lowest = ipi.mode == Delivery.LOWEST
+            if self._harts > 1:
+                m.d.comb += self.claims[source].eq(hit & kept[At.SVR][8])
+                lowest &= ~self.earlier[source]
+            fixed.append((hit & ((ipi.mode == Delivery.FIXED) | lowest), ipi.vector))
+            others[Delivery.NMI].append(hit & (ipi.mode == Delivery.NMI))
+            others[Delivery.INIT].append(hit & (ipi.mode == Delivery.INIT) & ~ipi.deassert)
+            others[Delivery.START].append(hit & (ipi.mode == Delivery.START))
+            with m.If(others[Delivery.START][-1]):
+                m.d.comb += self.core.page.eq(ipi.vector)
+        m.d.comb += [
+            self.core.nmi.eq(Cat(others[Delivery.NMI]).any()),
+            self.core.init.eq(Cat(others[Delivery.INIT]).any()),
+            self.core.start.eq(Cat(others[Delivery.START]).any()),
+        ]
+        vectored = (own.mode == Delivery.FIXED) | (own.mode == Delivery.LOWEST)
+        return fixed, sends & vectored & (own.vector < _LOWEST)
+
+    def _selects(self, ipi, itself: bool, ldr):
+        """Is this hart a destination? (SDM vol. 3, 10.6.2; logical destinations in the flat model.)"""
+        physical = (ipi.destination == self._number) | (ipi.destination == 0xFF)
+        logical = (ipi.destination & ldr[24:32]).any()
+        named = Mux(ipi.logical, logical, physical)
+        return Mux(ipi.shorthand == 0, named, (ipi.shorthand != 3) if itself else (ipi.shorthand != 1))
 
     def _timer(self, m, kept, write):
         """Counts down once in ``divide`` cycles; true in the cycle in which it reaches 0 (SDM vol. 3, 10.5.4)."""
@@ -239,7 +283,7 @@ class Lapic(Component):
             m.d.sync += count.eq(Mux(fires & periodic, initial, count - 1))
         with m.If(started):
             m.d.sync += [count.eq(self.registers.wdata), prescale.eq(0)]
-        with m.If(~self.core.enable):
+        with m.If(~self.core.enable | self.core.reset):
             m.d.sync += count.eq(0)
         return fires
 

@@ -34,6 +34,9 @@ class RetireStage(Component):
     deliver, deliver_error : the delivery routine starts in the next cycle; it pushes an error code.
     flags_committed : the status flags after this cycle's retirement.
     store, store_pa, store_size, store_data, store_lock, store_grant : the store's request on the data bus.
+    stall : the `out` that would retire in this cycle does not. unlock : a locked instruction retires, all of it.
+    asleep : no instruction will retire before an event wakes the hart.
+    nmi : a non-maskable interrupt arrives, beside those of `irq`.
     busy : stage W holds something. bypass : what it writes.
     d_we .. sp_data : register file write port. debug_addr, debug_data : its debug read port.
     out_valid, out_port, out_size, out_data : an `out` retires.
@@ -66,6 +69,10 @@ class RetireStage(Component):
                 "store_data": Out(64),
                 "store_lock": Out(1),
                 "store_grant": In(1),
+                "stall": In(1),
+                "unlock": Out(1),
+                "asleep": Out(1),
+                "nmi": In(1),
                 "busy": Out(1),
                 "bypass": Out(Bypass),
                 "d_we": Out(1),
@@ -127,10 +134,12 @@ class RetireStage(Component):
             self.store_lock.eq(u.lock),
             self.store_split.eq(d.split),
             self.store_rest.eq(d.rest),
-            commit.eq(able & (~u.store | self.store_grant)),
+            commit.eq(able & (~u.store | self.store_grant) & ~self.stall),
             ends.eq(commit & d.ends),
             self.i.ready.eq(commit),
             self.busy.eq(self.i.valid),
+            self.unlock.eq(ends & u.lock),
+            self.asleep.eq(at.halted | trap.shutdown),
         ]
         m.d.sync += held.eq(self.store & ~self.store_grant)
         self._registers(m, d, u, able, commit)
@@ -263,6 +272,7 @@ class RetireStage(Component):
             self.event.eq(trap.event),
             self.delivering.eq(trap.delivering),
             nmi.line.eq(self.irq.nmi),
+            nmi.ipi.eq(self.nmi),
             nmi.taken.eq(trap.take_nmi),
             nmi.unblock.eq(u.iret & (rflags.commit | trap.take_fault)),
         ]

@@ -1,9 +1,10 @@
 """The system that engines run and `kphw export` writes out: harts with their devices; RAM stays outside, on the buses."""
 
-from amaranth.hdl import Module
+from amaranth.hdl import Cat, Module, Mux
 from amaranth.lib.wiring import Component, Out, connect, flipped
 
 from hw.bus import DataBus, DebugPort, FetchBus, IrqPort, PipePort, RetirePort, TrapPort
+from hw.cluster import MAX_HARTS, MemoryLock, OutTurns, interrupt_each_other
 from hw.config import Config
 from hw.core import Core
 from hw.devices import DeviceBus, Devices
@@ -13,17 +14,17 @@ from hw.lapic import Lapic
 class Soc(Component):
     """``harts`` cores of one `Config`, each with its own ports ``h{i}_...`` (see `hw.bus`), and the devices.
 
-    Raises ``ValueError`` for a RAM size that the translation cannot express.
+    Raises ``ValueError`` for a RAM size that the translation cannot express, and for a number of harts other than 1 to 4.
 
     Members
     -------
     h{i}_fetch, h{i}_data, h{i}_irq, h{i}_trap, h{i}_dbg, h{i}_retire, h{i}_pipe : the ports of hart i.
-    console_valid, console_data, exit_valid, exit_code : see `hw.devices.Devices`.
+    console_valid, console_data, exit_valid, exit_code : see `hw.devices.Devices`; all harts share them.
     """
 
     def __init__(self, harts: int = 1, config: Config = Config()):
-        if harts != 1:
-            raise ValueError(f"only one hart is built so far, not {harts}; several are the next part of the project")
+        if not 1 <= harts <= MAX_HARTS:
+            raise ValueError(f"a system has 1 to {MAX_HARTS} harts, not {harts}")
         self.harts, self.config = harts, config
         members = {}
         for i in range(harts):
@@ -41,14 +42,24 @@ class Soc(Component):
 
     def elaborate(self, platform):
         m = Module()
-        for i in range(self.harts):
-            m.submodules[f"h{i}"] = core = Core(self.config)
+        harts, several = range(self.harts), self.harts > 1
+        cores, devices, apics = [], [], []
+        if several:
+            m.submodules.lock = lock = MemoryLock(self.harts)
+        for i in harts:
+            m.submodules[f"h{i}"] = core = Core(self.config, self.harts)
             m.submodules[f"bus{i}"] = bus = DeviceBus()
-            m.submodules[f"devices{i}"] = devices = Devices()
-            m.submodules[f"apic{i}"] = apic = Lapic(i)
+            m.submodules[f"devices{i}"] = device = Devices()
+            m.submodules[f"apic{i}"] = apic = Lapic(i, self.harts)
             connect(m, core=core.data, bus=bus.core)
-            connect(m, core=core.io, devices=devices.io)
-            connect(m, bus=bus.memory, port=flipped(getattr(self, f"h{i}_data")))
+            connect(m, core=core.io, devices=device.io)
+            data = flipped(getattr(self, f"h{i}_data"))
+            if several:
+                connect(m, bus=bus.memory, lock=getattr(lock, f"h{i}_core"))
+                connect(m, lock=getattr(lock, f"h{i}_memory"), port=data)
+                m.d.comb += lock.unlock[i].eq(core.unlock)
+            else:
+                connect(m, bus=bus.memory, port=data)
             connect(m, bus=bus.apic, apic=apic.registers)
             connect(m, core=core.irq, apic=apic.hart)
             connect(m, apic=apic.outside, port=flipped(getattr(self, f"h{i}_irq")))
@@ -56,10 +67,32 @@ class Soc(Component):
             connect(m, bus=bus.trap, port=flipped(getattr(self, f"h{i}_trap")))
             for name in ("fetch", "dbg", "retire", "pipe"):
                 connect(m, core=getattr(core, name), port=flipped(getattr(self, f"h{i}_{name}")))
-            m.d.comb += [
-                self.console_valid.eq(devices.console_valid),
-                self.console_data.eq(devices.console_data),
-                self.exit_valid.eq(devices.exit_valid),
-                self.exit_code.eq(devices.exit_code),
-            ]
+            cores.append(core)
+            devices.append(device)
+            apics.append(apic)
+        if several:
+            self._share(m, cores, devices)
+            interrupt_each_other(m, apics)
+        self._console(m, devices)
         return m
+
+    def _console(self, m, devices):
+        """Of all harts, one at most writes a port in a cycle."""
+        for name in ("console", "exit"):
+            data = "data" if name == "console" else "code"
+            valids = [getattr(device, f"{name}_valid") for device in devices]
+            m.d.comb += getattr(self, f"{name}_valid").eq(Cat(valids).any())
+            values = [getattr(device, f"{name}_{data}") for device in devices]
+            value = values[-1]
+            for valid, other in reversed(list(zip(valids[:-1], values[:-1], strict=True))):
+                value = Mux(valid, other, value)
+            m.d.comb += getattr(self, f"{name}_{data}").eq(value)
+
+    def _share(self, m, cores, devices):
+        """An `out` waits for its turn."""
+        m.submodules.turns = turns = OutTurns(self.harts)
+        for i, (core, device) in enumerate(zip(cores, devices, strict=True)):
+            m.d.comb += [
+                turns.wants[i].eq(core.io.valid & core.io.write),
+                device.turn.eq(turns.grants[i]),
+            ]

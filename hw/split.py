@@ -16,7 +16,7 @@ class SplitBus(Component):
     Members
     -------
     core, memory : the data bus. split, rest : the request of core crosses its page, and goes on in frame rest.
-    owed : memory owes an answer; a split load waits.
+    owed : memory owes an answer; a split load waits. unlock : a locked load was dropped, whose halves may still be to come.
     """
 
     core: In(DataBus())
@@ -24,6 +24,7 @@ class SplitBus(Component):
     split: In(1)
     rest: In(FRAME_BITS)
     owed: In(1)
+    unlock: In(1)
 
     def elaborate(self, platform):
         m = Module()
@@ -45,6 +46,8 @@ class SplitBus(Component):
             core.resp_data.eq(memory.resp_data),
         ]
 
+        with m.If(self.unlock):
+            m.d.sync += lock.eq(0)
         with m.FSM():
             with m.State("PASS"):
                 m.d.comb += [

@@ -126,7 +126,7 @@ class Uop(data.Struct):
     probe: 1  # the address is checked as a load's; nothing is accessed
     msize: 2
     watch: Watch
-    lock: 1
+    lock: 1  # the instruction is locked; or it is mfence, which orders loads as a locked one does
     sp_we: 1
     fault: Fault
 

@@ -51,7 +51,7 @@ class Driver:
 
 
 def lapic_test(test, number=0, on=True):
-    dut = Lapic(number)
+    dut = Lapic(number, number + 1)
 
     async def bench(ctx):
         ctx.set(dut.core.enable, 1)
@@ -186,11 +186,11 @@ def test_nmi_to_itself_comes_before_a_later_interrupt():
     """s161, with one hart: the NMI is seen not later than the interrupt that was sent after it."""
 
     async def test(d):
-        hart = d.dut.hart
+        core = d.dut.core
         await d.write(At.ICR_LOW, SELF_NMI)
-        assert d.ctx.get(hart.nmi)
+        assert d.ctx.get(core.nmi)
         await d.write(At.ICR_LOW, SELF_FIXED | 0x44)
-        assert not d.ctx.get(hart.nmi) and d.offered() is None
+        assert not d.ctx.get(core.nmi) and d.offered() is None
         await d.ctx.tick()
         assert d.offered() == 0x44
 
@@ -203,7 +203,7 @@ def test_modes_for_other_harts_do_nothing():
     async def test(d):
         for mode in (2, 5, 6):
             await d.write(At.ICR_LOW, 2 << 18 | mode << 8 | 0x44)
-            assert not d.ctx.get(d.dut.hart.nmi)
+            assert not d.ctx.get(d.dut.core.nmi)
             await d.ctx.tick()
             assert d.offered() is None
 
@@ -290,7 +290,7 @@ def test_software_disable():
         await d.send(SELF_FIXED | 0x44)
         assert d.offered() is None
         await d.write(At.ICR_LOW, SELF_NMI)
-        assert d.ctx.get(d.dut.hart.nmi)
+        assert d.ctx.get(d.dut.core.nmi)
         await d.write(At.SVR, 0x1FF)
         assert d.offered() is None
 
