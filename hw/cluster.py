@@ -42,8 +42,8 @@ class MemoryLock(Component):
 
     Members
     -------
-    h{i}_core : from a hart. h{i}_memory : to its port of the memory. unlock : bit i: the locked instruction of hart i
-    retires or is dropped in this cycle; without a lock it means nothing.
+    h{i}_core : from a hart. h{i}_memory : to its port of the memory. unlock : bit i: hart i does not hold the lock, or
+    not after this cycle, in which the locked instruction retires or is dropped.
     """
 
     def __init__(self, harts: int):

@@ -29,7 +29,7 @@ from hw.sysregs import CR4_DE
 class Core(Component):
     """A hart of 64-bit mode. Starts to fetch when the debug port writes rip.
 
-    Members: `hw.bus` describes each port. unlock : what it holds of the memory's lock, it gives up in this cycle
+    Members: `hw.bus` describes each port. unlock : it does not hold the memory's lock, or not after this cycle
     (`hw.cluster.MemoryLock`).
     """
 
@@ -282,16 +282,18 @@ class Core(Component):
     def _order(self, m, a, later, w, mmu, split):
         """What other harts may see of the order of loads and stores (SDM vol. 3, 8.2): a load passes older stores, unless they
         are locked or a fence is between. A locked load is made when all older instructions have retired, so that their stores
-        are in memory and only an event that comes between two instructions can drop it. A walk, whose locks nothing drops, is
-        never on the way together with a locked instruction that has made its load."""
+        are in memory and only an event that comes between two instructions can drop it. The walker's locks nothing drops."""
+        holds, keeps = Signal(), Signal()  # an instruction has made its locked load; and goes on
         lasts = [stage.i.valid & stage.i.payload.u.last for stage in later]
         fences = [last & stage.i.payload.u.lock for last, stage in zip(lasts, later, strict=True)]
         m.d.comb += [
             a.hold.eq(Cat(fences).any() | (a.i.payload.u.lock & (Cat(lasts).any() | w.asleep))),
-            self.unlock.eq(Mux(mmu.busy, mmu.bus.req_write & mmu.bus.req_ready, w.unlock | w.flush)),
+            keeps.eq((holds | (a.request & a.request_lock & a.grant)) & ~(w.unlock | w.flush)),
+            self.unlock.eq(Mux(mmu.busy, mmu.bus.req_write & mmu.bus.req_ready & ~holds, ~keeps)),
             split.unlock.eq(self.unlock),
             w.stall.eq(w.out_valid & ~self.io.ready),
         ]
+        m.d.sync += holds.eq(keeps)
 
     def _code_pages(self, m, f, stages, w):
         """Are bytes of the pages just stored to in flight? The two views of RAM share the low address bits; with tables, a
