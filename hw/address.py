@@ -53,7 +53,8 @@ class AddressStage(Component):
     walk : to the page walker. walking : it has the data bus. smap, ac : CR4.SMAP; RFLAGS.AC, which lifts it.
     hold : the uop's load may not be requested in this cycle, because of what other harts may see.
     fs_base, gs_base : segment bases. gate_addr : address of the gate of the vector being delivered, and whether it lies
-    beyond the IDT's limit. switch : the delivery switches stacks. user : CPL is 3.
+    beyond the IDT's limit. switch : accesses marked if_switch happen. user : CPL is 3; user_frame : so it will be after the
+    delivery, whose frame is then of the user.
     """
 
     def __init__(self, ram_bytes: int):
@@ -88,6 +89,7 @@ class AddressStage(Component):
             "gate_error": In(16),
             "switch": In(1),
             "user": In(1),
+            "user_frame": In(1),
         }
         for stage in "mxw":
             members |= {f"store_{stage}": In(1), f"store_{stage}_pa": In(PHYS_BITS), f"store_{stage}_size": In(2)}
@@ -125,9 +127,12 @@ class AddressStage(Component):
 
         m.submodules.translate = translate = DataTranslate(self._ram_bytes)
         connect(m, translate=translate.walk, walk=flipped(self.walk))
-        load = Signal()
+        load, store, user = Signal(), Signal(), Signal()
+        dropped = g.if_switch & ~self.switch
         m.d.comb += [
-            load.eq(u.load & ~(g.if_switch & ~self.switch)),
+            load.eq(u.load & ~dropped),
+            store.eq(u.store & ~(u.touch & dropped)),
+            user.eq(Mux(u.deliver, self.user_frame, self.user) & ~u.implicit),
             translate.la.eq(la),
             translate.last.eq((1 << u.msize) - 1),
         ]
@@ -151,19 +156,19 @@ class AddressStage(Component):
 
         out = Signal(Addressed)
         fault = Signal()
-        access = load | u.store | u.probe
-        write, user = u.store | g.intent, self.user & ~u.deliver
+        access, write = load | store | u.probe, (store & ~u.touch) | g.intent
         beyond = g.gate & self.gate_beyond
         misaligned = g.align & la[0:4].any()
         m.d.comb += [
             translate.valid.eq(self.i.valid & access & ~wait & ~beyond & ~misaligned),
             translate.access.write.eq(write),
             translate.access.user.eq(user),
-            translate.access.smap.eq(self.smap & ~(self.ac & ~u.deliver)),
+            translate.access.smap.eq(self.smap & ~(self.ac & ~(u.deliver | u.implicit))),
             out.split.eq(translate.split),
             out.rest.eq(translate.rest),
             out.u.eq(u),
             out.u.load.eq(load),
+            out.u.store.eq(store),
             out.ea.eq(ea),
             out.la.eq(la),
             out.pa.eq(translate.pa),

@@ -71,7 +71,7 @@ class Boundary(Component):
             if TF_AT_END:
                 with m.Case(*TF_AT_END):
                     m.d.comb += late.eq(1)
-            with m.Case(SysOp.WRITE):
+            with m.Case(SysOp.SEGMENT):
                 # a second one in a row makes none: Intel's rule, which bounds how long an interrupt waits (3.6)
                 m.d.comb += arms.eq((self.sysreg == SysReg.SS) & (self._again | (self.shadow != Shadow.MOVSS)))
         with m.If(self.commit):

@@ -56,8 +56,9 @@ class Ctl(data.Struct):
     seg: 1
     intent: 1
     stack: 1
-    implicit: 1
     if_switch: 1
+    implicit: 1
+    touch: 1
     cl: 1
     one: 1
     fixed_cond: 1
@@ -85,7 +86,7 @@ class Ctl(data.Struct):
     no_rep: 1
     vvvv: 1  # VEX.vvvv may name a register
     long: 1  # VEX.L may be 1
-    priv: 2
+    priv: 3
     raises: 4
 
 
@@ -120,8 +121,9 @@ def word(uop: Uop) -> dict:
         seg=uop.seg,
         intent=uop.intent,
         stack=uop.stack,
-        implicit=uop.implicit,
         if_switch=uop.if_switch,
+        implicit=uop.implicit,
+        touch=uop.touch,
         cl=uop.cl,
         one=uop.one,
         fixed_cond=uop.cond is not None,

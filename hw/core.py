@@ -205,6 +205,7 @@ class Core(Component):
             a.gate_error.eq((w.event.vector << 3) | 2),
             a.switch.eq(gates.switch),
             a.user.eq(w.cpl == 3),
+            a.user_frame.eq(gates.cs[0:2] == 3),
             x.flags_committed.eq(w.flags_committed),
             x.rflags.eq(w.rflags),
             x.tsc.eq(w.tsc),
@@ -218,9 +219,11 @@ class Core(Component):
             system.read.eq(x.sysreg),
             x.sysreg_data.eq(system.read_data),
             gates.cpl.eq(w.cpl),
-            gates.nt.eq(w.rflags[RFlag.NT]),
+            d.modes.nt.eq(w.rflags[RFlag.NT]),
             gates.gdt_base.eq(system.gdt_base),
             gates.gdt_limit.eq(system.gdt_limit),
+            gates.ldt_base.eq(system.ldt_base),
+            gates.ldt_limit.eq(system.ldt_limit),
             gates.tr.eq(system.tr),
             gates.tr_base.eq(system.tr_base),
             gates.tr_limit.eq(system.tr_limit),
@@ -230,8 +233,9 @@ class Core(Component):
             gates.event_flags.eq(w.event.flags),
             gates.event_error.eq(w.event.error),
             w.gate_trap.eq(gates.trap_gate),
-            w.gate_cpl.eq(gates.new_cpl),
-            w.gate_selector.eq(gates.selector),
+            w.far_cs.eq(gates.cs),
+            w.far_ss.eq(gates.ss),
+            w.far_ss_we.eq(gates.ss_we),
         ]
 
         # ports: an `out` retires when an `in` is not the oldest, so they never meet

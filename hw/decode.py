@@ -12,12 +12,12 @@ from hw.breakpoints import Watch
 from hw.control import DELIVER, ROM, Ctl, lower_rom, lower_table
 from hw.handshake import has_room, register_output
 from hw.invariant import invariant
-from hw.isa.facts import Op
-from hw.isa.rows import Flow, When
+from hw.isa.facts import Op, Vector
+from hw.isa.rows import Flow, Priv, When
 from hw.legality import lower_checks
 from hw.operands import lower_address, lower_operands, lower_sizes
 from hw.predict import AgreePredictor, ReturnStack, TargetTable
-from hw.types import Decoded, Fault, FpuControl, Insn, Redirect, Rep
+from hw.types import Decoded, Fault, FpuControl, Insn, Modes, Redirect, Rep
 
 
 class Decode(Component):
@@ -29,7 +29,7 @@ class Decode(Component):
     kill : drop the buffered uop and whatever routine is being walked, in this cycle.
     redirect : a predicted-taken branch has been issued in this cycle; younger fetches must be dropped.
     deliver, deliver_error : start the delivery routine in the next cycle (with kill); whether it pushes an error code.
-    cpl, iopl, guard, de, fpu : the current privilege, DR7.GD, CR4.DE, and more bits of control registers, for checks.
+    cpl, iopl, guard, de, modes, fpu : the current privilege, DR7.GD, CR4.DE, and more bits of registers, for checks.
     delivering : the delivery routine is being walked.
     resolved, resolved_pc, agreed : how a conditional branch went (`hw.predict.AgreePredictor`).
     led, resolved_target : an indirect branch at resolved_pc went there (`hw.predict.TargetTable`).
@@ -45,6 +45,7 @@ class Decode(Component):
     iopl: In(2)
     guard: In(1)
     de: In(1)
+    modes: In(Modes)
     fpu: In(FpuControl)
     delivering: Out(1)
     resolved: In(1)
@@ -76,14 +77,15 @@ class Decode(Component):
         ]
 
         lower_table(m, row, insn)
-        m.d.comb += upc_now.eq(Mux(in_routine, upc, row.routine))
+        direct = (row.priv == Priv.IO.value) & (self.cpl <= self.iopl)  # a port that nobody need ask for
+        m.d.comb += upc_now.eq(Mux(in_routine, upc, Mux(direct, 0, row.routine)))
         m.d.comb += ctl.eq(row)
         with m.If(upc_now != 0):
             lower_rom(m, ctl, (upc_now - 1)[:8])
 
         # the sequencer
         bad = Signal(Fault)
-        lower_checks(m, row, self.delivering, self.cpl, self.iopl, self.guard, self.de, self.fpu, insn, bad)
+        lower_checks(m, row, self.delivering, self.cpl, self.iopl, self.guard, self.de, self.modes, self.fpu, insn, bad)
         fault = bad.valid
         condition = Mux(self.delivering, with_error, insn.rep != Rep.NONE)
         turn = Signal(5, init=1)  # of enter
@@ -141,7 +143,7 @@ class Decode(Component):
             u.first.eq(~started & ~self.delivering),
             u.last.eq(last),
             u.deliver.eq(self.delivering),
-            u.iret.eq(ctl.iret & ~fault),
+            u.iret.eq(ctl.iret & (~fault | (bad.vector == Vector.GP)) & ~insn.fault.valid),  # NT=1 is executing it
             u.fault.eq(bad),
             u.cond.eq(
                 Mux(

@@ -29,8 +29,9 @@ _SCATTER = (Op.PDEP, Op.PEXT)
 _CRC = (Op.CRC32, Op.CRC32B)
 _MULDIV = (Op.IMUL2, Op.IMUL3, Op.MUL, Op.IMUL, Op.MULHI, Op.DIVHI, Op.DIV, Op.IDIV, Op.REM)
 _GATES = (
-    Op.GATE, Op.TARGET, Op.CODE, Op.STKADDR, Op.STACK, Op.CSADDR, Op.CSCHK, Op.SSADDR, Op.SSCHK,
-    Op.SEGADDR, Op.SEGCHK, Op.TRADDR, Op.TRCHK, Op.TRLIMIT, Op.TRBUSY, Op.CANON, Op.EVENT,
+    Op.GATE, Op.TARGET, Op.CODE, Op.STACK, Op.CSADDR, Op.CSCHK, Op.SSADDR, Op.SSCHK, Op.RETSP, Op.FARCHK,
+    Op.SEGADDR, Op.SEGCHK, Op.SELADDR, Op.LAR, Op.LSL, Op.VERR, Op.VERW, Op.TRADDR, Op.TRCHK, Op.TRLIMIT, Op.TRBUSY,
+    Op.IOBASE, Op.IOMAP, Op.IOBITS, Op.CANON, Op.EVENT,
 )  # fmt: skip
 
 
@@ -127,6 +128,8 @@ class ExecuteStage(Component):
             crc.data.eq(b),
             crc.size.eq(Mux(op == Op.CRC32B, 0, size)),
             gates.op.eq(op),
+            gates.valid.eq(is_gate),
+            gates.size.eq(size),
             gates.bsize.eq(u.bsize),
             gates.a.eq(a),
             gates.b.eq(b),
@@ -174,7 +177,9 @@ class ExecuteStage(Component):
             with m.Case(*_CRC):  # 32 bits, whatever the size of the data
                 m.d.comb += [result.eq(crc.result), wide.eq(2)]
             with m.Case(*_GATES):
-                m.d.comb += result.eq(gates.result)
+                m.d.comb += [result.eq(gates.result), keep.eq(gates.keep_register), after.z.eq(gates.zero)]
+                with m.If((op != Op.LAR) & (op != Op.LSL)):  # an address or a selector, whatever the operand size
+                    m.d.comb += wide.eq(3)
             with m.Case(Op.MOV, Op.WRSYS, Op.JMPA):
                 m.d.comb += result.eq(b)
             with m.Case(Op.OUT):  # the port, whatever the operand size
@@ -281,7 +286,8 @@ class ExecuteStage(Component):
             updated.eq((flags.as_value() & ~mask) | (after.as_value() & mask)),
             out.u.eq(u),
             out.result.eq(full),
-            out.store.eq(Mux(op == Op.OUT, a, result)),
+            out.u.store.eq(u.store & ~(u.touch & gates.keep_memory)),
+            out.store.eq(Mux(op == Op.OUT, a, Mux(is_gate, gates.store, result))),
             out.flags.eq(updated),
             out.target.eq(target),
             out.again.eq(again),
@@ -332,7 +338,8 @@ class ExecuteStage(Component):
         m.d.comb += self.led.eq(fire & ~faulty & u.indirect)
         m.d.comb += [self.resolved_pc.eq(u.pc), self.agreed.eq((target != u.next_pc) == u.imm[63])]
         wrong = u.branch & (target != u.predicted)
-        leaves = u.last & (u.deliver | u.iret)  # what follows a delivery or an iretq is always fetched anew
+        # what follows a delivery or a far transfer is always fetched anew
+        leaves = (u.sysop == SysOp.DELIVER) | (u.sysop == SysOp.FAR)
         stops = ((op == Op.REPCHK) & count_zero) | ((op == Op.REPNEXT) & ~again)
         m.d.comb += [
             self.redirect.valid.eq(fire & ~faulty & (wrong | leaves | stops)),

@@ -8,7 +8,7 @@ from hw.isa.rows import Priv, Raise
 from hw.types import Fault, Rep
 
 
-def lower_checks(m, row, delivering, cpl, iopl, guard, de, fpu, insn, bad):
+def lower_checks(m, row, delivering, cpl, iopl, guard, de, modes, fpu, insn, bad):
     """Faults known now, in the order of the manual: fetch, invalid opcode, privilege, #NM, general detect.
 
     ``guard`` is DR7.GD; ``de`` is CR4.DE, without which DR4 and DR5 are names of DR6 and DR7.
@@ -48,9 +48,14 @@ def lower_checks(m, row, delivering, cpl, iopl, guard, de, fpu, insn, bad):
     with m.If(undefined):
         m.d.comb += [bad.valid.eq(1), bad.vector.eq(Vector.UD)]
     with m.Else():
-        refused = ((row.priv == Priv.CPL0.value) & (cpl != 0)) | (
-            (row.priv == Priv.IOPL.value) & (cpl > iopl)
-        )
+        refused = Signal()
+        with m.Switch(row.priv):
+            with m.Case(Priv.CPL0.value):
+                m.d.comb += refused.eq(cpl != 0)
+            with m.Case(Priv.IOPL.value):
+                m.d.comb += refused.eq(cpl > iopl)
+            with m.Case(Priv.NT.value):
+                m.d.comb += refused.eq(modes.nt)
         with m.If(refused):
             m.d.comb += [
                 bad.valid.eq(1),

@@ -106,6 +106,8 @@ def lower_operands(m, ctl, insn, u, size, load, store, fault):
         u.load.eq(load),
         u.store.eq(store),
         u.probe.eq(ctl.probe & live),
+        u.implicit.eq(ctl.implicit),
+        u.touch.eq(ctl.touch),
     ]
     field = insn.modrm[3:6]
     with m.Switch(ctl.sysclass):
@@ -135,7 +137,7 @@ def lower_address(m, ctl, delivering, insn, u, g, size, whole, turn, load, store
         small.eq(Mux(ctl.scaled, items.as_signed() << whole, ctl.disp.as_signed())),
         g.asize.eq(insn.asize & ~delivering),
         g.stack.eq(ctl.stack),
-        g.intent.eq(ctl.intent | (load & store)),
+        g.intent.eq(ctl.intent | (load & store & ~ctl.touch)),
         g.if_switch.eq(ctl.if_switch),
         g.align.eq(ctl.align & (size == 3)),
     ]

@@ -45,7 +45,8 @@ class RetireStage(Component):
     code_page : bytes of these pages had been fetched by then and have not retired: they are fetched again before anything of
     them can retire.
     tlb_flush : translations may have changed.
-    armed : a timer will interrupt. gate_trap, gate_cpl, gate_selector, gate_switch : what the delivery found in its gate.
+    armed : a timer will interrupt. gate_trap : the gate of the delivery leaves IF.
+    far_cs, far_ss, far_ss_we : selectors after a delivery or far transfer.
     """
 
     def __init__(self, config: Config):
@@ -93,15 +94,16 @@ class RetireStage(Component):
                 "tlb_flush": Out(1),
                 "code_page": In(1),
                 "gate_trap": In(1),
-                "gate_cpl": In(2),
-                "gate_selector": In(16),
+                "far_cs": In(16),
+                "far_ss": In(16),
+                "far_ss_we": In(1),
                 "armed": In(1),
                 "irq": Out(IrqPort()),
                 "dbg": Out(DebugPort()),
                 "retire": Out(RetirePort()),
             }
         )
-        self.sys = SysRegs()
+        self.sys = SysRegs(config)
 
     def elaborate(self, platform):
         m = Module()
@@ -149,7 +151,8 @@ class RetireStage(Component):
         # --- flags, system registers, what is pending at the boundary ---
         cpl = system.cs[0:2]
         delivered = commit & (u.sysop == SysOp.DELIVER)
-        inner = self.gate_cpl != cpl
+        far = commit & (u.sysop == SysOp.FAR)
+        segment = commit & (u.sysop == SysOp.SEGMENT)
         m.d.comb += [
             rflags.commit.eq(commit),
             rflags.ends.eq(d.ends),
@@ -164,16 +167,19 @@ class RetireStage(Component):
             self.rflags.eq(rflags.value),
             self.flags_committed.eq(rflags.status),
             self.cpl.eq(cpl),
-            system.we.eq(commit & (u.sysop == SysOp.WRITE)),
+            system.we.eq(segment | (commit & (u.sysop == SysOp.WRITE))),
+            system.segment.eq(segment),
             system.waddr.eq(u.sysreg),
             system.wdata.eq(d.store),
             system.swapgs.eq(commit & (u.sysop == SysOp.SWAPGS)),
             system.fault_we.eq(trap.page_fault),
             system.cr2.eq(trap.cr2),
             system.deliver_we.eq(delivered),
-            system.new_cs.eq(Cat(self.gate_cpl, self.gate_selector[2:])),
-            system.new_ss.eq(self.gate_cpl),
-            system.ss_we.eq(inner),
+            system.far_we.eq(far),
+            system.new_cs.eq(self.far_cs),
+            system.new_ss.eq(self.far_ss),
+            system.ss_we.eq(self.far_ss_we),
+            system.outer.eq(far & (self.far_cs[0:2] > cpl)),
             trap.done.eq(delivered),
             at.commit.eq(commit),
             at.ends.eq(d.ends),
@@ -208,7 +214,7 @@ class RetireStage(Component):
             m.d.comb += self.tlb_flush.eq(1)
         refetches = Signal()
         with m.Switch(u.sysop):
-            with m.Case(SysOp.NONE, SysOp.OUT, SysOp.DELIVER):
+            with m.Case(SysOp.NONE, SysOp.OUT, SysOp.DELIVER, SysOp.FAR):
                 pass
             with m.Case(SysOp.WRITE):  # of these nothing before this stage knows, and reads wait for them
                 here = Cat(u.sysreg == reg for reg in (SysReg.DR0, SysReg.DR1, SysReg.DR2, SysReg.DR3, SysReg.DR6))

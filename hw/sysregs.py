@@ -6,6 +6,7 @@ from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.bus import APIC_BASE
+from hw.config import Config, Vendor
 from hw.isa.facts import SysReg
 
 ALL = (1 << 64) - 1
@@ -50,11 +51,16 @@ ROWS = (
     SysRow(SysReg.KERNEL_GS_BASE, ALL),
     SysRow(SysReg.EFER, 0xD01, 0x500),
     SysRow(SysReg.LDTR, 0xFFFF),
+    SysRow(SysReg.LDT_BASE, ALL),
+    SysRow(SysReg.LDT_LIMIT, 0xFFFFFFFF),
     SysRow(SysReg.APIC_BASE, 0x800, APIC_BASE | 0x900, APIC_BASE | 0x100),
 )
 
 #: CR4.DE, debugging extensions: I/O breakpoints, and no DR4 and DR5.
 CR4_DE = 3
+
+#: Segment registers whose hidden parts matter in 64-bit mode, and where their base is, if it is not 0.
+_SEGMENTS = {SysReg.ES: None, SysReg.DS: None, SysReg.FS: SysReg.FS_BASE, SysReg.GS: SysReg.GS_BASE}
 
 #: DR6 bits that the trap logic sets or rewrites.
 DR6_BS = 1 << 14
@@ -68,9 +74,13 @@ class SysRegs(Component):
     -------
     read, read_data : what execute reads. debug, debug_data : what the debug port reads. Both combinational.
     we, waddr, wdata : a write at the clock edge. swapgs : exchanges the two GS bases.
+    segment : the write loads a segment register whole: bits 15 to 0 selector, 17 and 16 DPL, 18 conforming, 63 to 32 base.
+    Without it (the debug port) the DPL becomes 0 and the base stays.
     fault_we, cr2 : records a page fault's address. dr6_we, dr6_b, dr6_bs, dr6_bd : a debug exception is taken: B0-3 are
     rewritten, BS and BD are set, never cleared.
-    deliver_we, cs, ss, ss_we : selectors after a delivery; db : it was a #DB, which clears DR7.GD.
+    deliver_we, far_we : a delivery or a far transfer ends. new_cs, new_ss, ss_we : the selectors then. db : the delivery was
+    one of a #DB, which clears DR7.GD. outer : the transfer goes to less privilege: data segments that it may not use become
+    null, their bases stay.
     tpr, cr8_we : CR8 is a half of the interrupt controller's task priority, and a write of it goes there.
     NAME : the value of each register that other parts watch, in lower case.
     """
@@ -86,6 +96,8 @@ class SysRegs(Component):
         SysReg.IDT_LIMIT,
         SysReg.GDT_BASE,
         SysReg.GDT_LIMIT,
+        SysReg.LDT_BASE,
+        SysReg.LDT_LIMIT,
         SysReg.TR,
         SysReg.TR_BASE,
         SysReg.TR_LIMIT,
@@ -99,7 +111,8 @@ class SysRegs(Component):
         SysReg.DR7,
     )
 
-    def __init__(self):
+    def __init__(self, config: Config):
+        self._keeps_base = config.vendor is Vendor.AMD
         super().__init__(
             {
                 "read": In(6),
@@ -116,7 +129,10 @@ class SysRegs(Component):
                 "dr6_b": In(4),
                 "dr6_bs": In(1),
                 "dr6_bd": In(1),
+                "segment": In(1),
                 "deliver_we": In(1),
+                "far_we": In(1),
+                "outer": In(1),
                 "new_cs": In(16),
                 "new_ss": In(16),
                 "ss_we": In(1),
@@ -152,12 +168,31 @@ class SysRegs(Component):
         with m.If(self.dr6_we):
             sticky = Cat(Const(0, 13), self.dr6_bd, self.dr6_bs)
             m.d.sync += value[SysReg.DR6].eq((value[SysReg.DR6] & ~DR6_B) | self.dr6_b | sticky)
-        with m.If(self.deliver_we):
+        with m.If(self.deliver_we | self.far_we):
             m.d.sync += value[SysReg.CS].eq(self.new_cs)
             with m.If(self.ss_we):
                 m.d.sync += value[SysReg.SS].eq(self.new_ss)
-            with m.If(self.db):
-                m.d.sync += value[SysReg.DR7][13].eq(0)
+        with m.If(self.deliver_we & self.db):
+            m.d.sync += value[SysReg.DR7][13].eq(0)
+        self._hidden(m, value)
         for reg in self.WATCHED:
             m.d.comb += getattr(self, reg.name.lower()).eq(value[reg])
         return m
+
+    def _hidden(self, m, value):
+        """The hidden parts of ES, DS, FS and GS (SDM vol. 3, 3.4.3): DPL and conforming, and the base of FS and GS.
+
+        A null selector clears the base on Intel and leaves it on AMD.
+        """
+        for reg, base in _SEGMENTS.items():
+            dpl, conforming = Signal(2, name=f"{reg.name.lower()}_dpl"), Signal(name=f"{reg.name.lower()}_conforming")
+            null = self.wdata[2:16] == 0
+            with m.If(self.we & (self.waddr == reg)):
+                m.d.sync += [dpl.eq(0), conforming.eq(0)]
+                with m.If(self.segment):
+                    m.d.sync += [dpl.eq(self.wdata[16:18]), conforming.eq(self.wdata[18])]
+            if base is not None:
+                with m.If(self.we & self.segment & (self.waddr == reg) & ~(null & self._keeps_base)):
+                    m.d.sync += value[base].eq(self.wdata[32:64])
+            with m.If(self.outer & ~conforming & (dpl < self.new_cs[0:2])):
+                m.d.sync += [value[reg].eq(0), dpl.eq(0)]

@@ -101,14 +101,15 @@ class DataTranslate(Component):
         walk, on = self.walk, self.walk.rules.on
         page, after = Signal(PAGE_BITS), Signal(PAGE_BITS)
         crosses, have, have_rest = Signal(), Signal(), Signal()
+        refused = static.device & self.access.user & ~static.missing  # those pages are the supervisor's, RAM is everybody's
         m.d.comb += [
             static.la.eq(self.la),
             static.last.eq(self.last),
             self.noncanonical.eq(static.noncanonical | (crosses & (page == (1 << PAGE_BITS - 1) - 1))),
             self.pa.eq(static.pa),
-            self.missing.eq(static.missing),
+            self.missing.eq(static.missing | refused),
             self.cr2.eq(static.cr2),
-            self.error.eq((self.access.write << ERROR_WRITE) | (self.access.user << ERROR_USER)),
+            self.error.eq(refused | (self.access.write << ERROR_WRITE) | (self.access.user << ERROR_USER)),
             self.device.eq(static.device),
             # nothing of this moves while the map is static
             page.eq(Mux(on, self.la[12:48], 0)),

@@ -124,6 +124,8 @@ class Uop(data.Struct):
     load: 1
     store: 1
     probe: 1  # the address is checked as a load's; nothing is accessed
+    implicit: 1  # an access of the supervisor whatever the CPL, which matches no breakpoint
+    touch: 1  # the store depends on the result: the accessed bit of a descriptor
     msize: 2
     watch: Watch
     lock: 1  # the instruction is locked; or it is mfence, which orders loads as a locked one does
@@ -159,6 +161,12 @@ class FpuControl(data.Struct):
     ts: 1
     osfxsr: 1
     osxsave: 1
+
+
+class Modes(data.Struct):
+    """System state, beside CPL and IOPL, that decides in decode whether an instruction may execute. A change refetches."""
+
+    nt: 1
 
 
 class Decoded(data.Struct):

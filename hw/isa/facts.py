@@ -236,23 +236,32 @@ class Op(IntEnum):
     CPUID = 75  # register imm[1:0] (eax ebx ecx edx) of leaf a, subleaf b
     RDTSC = 76  # imm[0]: high half
     # trap delivery and return: checks of trap.py's gate logic
-    GATE = 80  # a = low quadword of a gate: checks it, result = address of the code descriptor
-    TARGET = 81  # a, b = both quadwords: result = the 64-bit offset
-    CODE = 82  # a = code descriptor: checks it
-    STKADDR = 83  # result = address of the new stack pointer in the TSS
+    GATE = 80  # a, b = quadwords of a gate: checks it, result = address of the code descriptor
+    TARGET = 81  # the gate's offset: checked
+    CODE = 82  # a = code descriptor: checks it, result = address of the new stack pointer in the TSS; store: accessed
     STACK = 84  # a = quadword read from there, b = rsp: result = the aligned top of the new stack
-    CSADDR = 85  # a = selector that iretq or lret popped: checks it, result = address of its descriptor
-    CSCHK = 86  # a = that descriptor, b = the selector
-    SSADDR = 87  # b = stack selector that iretq popped, a = its code selector
-    SSCHK = 88  # a = descriptor, b = selector
-    TRADDR = 89  # a = selector of ltr
+    CSADDR = 85  # a = code selector, b = stack selector if iret: checks a, result = address of its descriptor
+    CSCHK = 86  # a = that descriptor; store: accessed; result = iret: address of the stack descriptor, else b
+    SSADDR = 87  # b = stack selector that lret popped: result = address of its descriptor
+    SSCHK = 88  # a = stack descriptor, b = new rip; store: accessed
+    TRADDR = 89  # a = selector of ltr, or lldt (bsize W)
     TRCHK = 90  # a = low descriptor quadword, b = high: result = base
     TRLIMIT = 91  # a = low descriptor quadword: result = limit
-    TRBUSY = 92  # a = low descriptor quadword: result = the same, marked busy
+    TRBUSY = 92  # a = low descriptor quadword: store: marked busy
     CANON = 93  # checks that a is canonical
     EVENT = 94  # what is saved of the event being delivered: bsize 0 rip, 1 rflags image, 2 error code
-    SEGADDR = 95  # a = selector that mov loads into segment register imm: checks it, result = address of its descriptor
-    SEGCHK = 96  # a = that descriptor
+    SEGADDR = 95  # a = selector for segment register imm: checks it, result = address of its descriptor
+    SEGCHK = 96  # a = that descriptor; store: accessed; result = what `SysOp.SEGMENT` writes
+    SELADDR = 97  # a = selector of lar, lsl, verr, verw: result = address of its descriptor
+    LAR = 98  # b = that descriptor: result = access rights; z
+    LSL = 99  # b = that descriptor: result = limit; z
+    VERR = 100  # b = that descriptor; z
+    VERW = 101
+    RETSP = 102  # a if lret goes to another privilege, else b
+    FARCHK = 103  # a = code descriptor of a far jmp or call, b = new rip; store: accessed
+    IOBASE = 104  # result = address of the I/O map base in the TSS
+    IOMAP = 105  # a = that, b = port: result = address of the port's bits
+    IOBITS = 106  # a = those, b = port: checks them
 
 
 class SysOp(IntEnum):
@@ -274,6 +283,8 @@ class SysOp(IntEnum):
     OUT = 10
     DELIVER = 11  # the last step of a delivery: CS, SS, RFLAGS as the gate says
     SYNC = 12  # nothing but the refetch (serialising instructions)
+    SEGMENT = 13  # segment register imm, hidden part and base := result (`hw.sysregs`)
+    FAR = 14  # the last step of a far transfer: CS and SS as the checks kept them
 
 
 class SysReg(IntEnum):
@@ -308,6 +319,8 @@ class SysReg(IntEnum):
     KERNEL_GS_BASE = 32
     EFER = 33
     LDTR = 34
+    LDT_BASE = 36
+    LDT_LIMIT = 37
     APIC_BASE = 35
 
 

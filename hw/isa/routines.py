@@ -14,14 +14,75 @@ _EA_LOAD = dict(b=Sel.MEM, amode=AMode.EA, load=True)
 _EA_STORE = dict(amode=AMode.EA, store=True)
 
 
-def _frame(n: int, d: int) -> Uop:
-    """Loads item n of the frame at rsp into a temporary."""
-    return Uop(Op.MOV, b=Sel.MEM, d=d, amode=AMode.BASE, base=Reg.RSP, disp=n, scaled=True, load=True, stack=True)
+def _item(n: int, base: int = Reg.RSP) -> dict:
+    """Item n of a frame, each as large as the operand size says."""
+    return dict(amode=AMode.BASE, base=base, disp=n, scaled=True, load=True, stack=True)
 
 
-def _load(d: int, base: int, disp: int = 0) -> Uop:
-    """Loads a quadword of a descriptor."""
-    return Uop(Op.MOV, b=Sel.MEM, d=d, amode=AMode.BASE, base=base, disp=disp, load=True, implicit=True, **_Q)
+def _frame(n: int, d: int, base: int = Reg.RSP, **what) -> Uop:
+    """Loads item n of a frame into a temporary."""
+    return Uop(Op.MOV, b=Sel.MEM, d=d, **_item(n, base), **what)
+
+
+def _below(n: int, op: Op, **what) -> Uop:
+    """Stores item n below the stack pointer."""
+    return Uop(op, amode=AMode.BASE, base=Reg.RSP, disp=-n, scaled=True, store=True, stack=True, **what)
+
+
+def _load(d: int, base: int, disp: int = 0, **what) -> Uop:
+    """Loads a quadword of a descriptor table or TSS."""
+    return Uop(Op.MOV, b=Sel.MEM, d=d, amode=AMode.BASE, base=base, disp=disp, load=True, implicit=True, **_Q, **what)
+
+
+#: The descriptor at T5 is read as operand a, and written back if it has to be marked accessed.
+_TOUCH = dict(a=Sel.MEM, amode=AMode.BASE, base=T5, load=True, store=True, touch=True, implicit=True, **_Q)
+
+#: A selector, from a register or from 16 bits of memory.
+_SELECTOR = Uop(Op.MOV, b=Sel.E, d=T0, amode=AMode.EA, size=SizeRule.W)
+
+#: A far pointer in memory: T0 the offset, and the checks of its code segment.
+_FAR = (
+    Uop(Op.MOV, d=T0, **_EA_LOAD),
+    Uop(Op.CSADDR, a=Sel.MEM, d=T5, amode=AMode.EA, load=True, disp=1, scaled=True, msize=Size.W),
+    Uop(Op.FARCHK, b=T0, **_TOUCH),
+)
+
+
+def _far_pointer(reg: SysReg) -> tuple[Uop, ...]:
+    """lss and its kin. No interrupt shadow: the last uop is not the load of the segment register."""
+    return (
+        Uop(Op.MOV, d=T0, **_EA_LOAD),
+        Uop(Op.SEGADDR, a=Sel.MEM, d=T5, sysreg=reg, amode=AMode.EA, load=True, disp=1, scaled=True, msize=Size.W),
+        Uop(Op.SEGCHK, d=T6, sysreg=reg, if_switch=True, **_TOUCH),
+        # --- point of no return ---
+        Uop(Op.WRSYS, b=T6, sysop=SysOp.SEGMENT, sysreg=reg, **_Q),
+        Uop(Op.MOV, a=Sel.G, b=T0, d=Sel.G, sysop=SysOp.SYNC),
+    )
+
+
+def _look(op: Op, d) -> tuple[Uop, ...]:
+    """lar and its kin: a descriptor is looked at, if there is one."""
+    return (
+        _SELECTOR,
+        Uop(Op.SELADDR, a=T0, d=T5),
+        Uop(op, a=d, b=Sel.MEM, d=d, amode=AMode.BASE, base=T5, load=True, msize=Size.Q, if_switch=True, implicit=True, flags="z"),
+    )
+
+
+def _task(what: Size) -> tuple[Uop, ...]:
+    """ltr (B) or lldt (W), whose selector is in T0."""
+    regs = (SysReg.LDT_BASE, SysReg.LDT_LIMIT, SysReg.LDTR) if what else (SysReg.TR_BASE, SysReg.TR_LIMIT, SysReg.TR)
+    busy = Uop(Op.TRBUSY, a=T1, amode=AMode.BASE, base=T5, store=True, implicit=True, **_Q)
+    return (
+        Uop(Op.TRADDR, a=T0, d=T5, bsize=what),
+        _load(T1, T5, if_switch=True),
+        _load(T2, T5, 8, if_switch=True),
+        Uop(Op.TRCHK, a=T1, b=T2, d=T3, bsize=what),
+        Uop(Op.TRLIMIT, a=T1, d=T4),
+        *((busy,) if what == Size.B else ()),
+        # --- point of no return ---
+        *(Uop(Op.WRSYS, b=b, sysop=SysOp.WRITE, sysreg=reg, **_Q) for reg, b in zip(regs, (T3, T4, T0), strict=True)),
+    )
 
 
 def _push(disp: int, **what) -> Uop:
@@ -257,66 +318,63 @@ ROUTINES: dict[str, tuple[Uop, ...]] = {
         Uop(Op.WRSYS, b=T1, sysop=SysOp.WRITE, sysreg=SysReg.IDT_BASE),
         Uop(Op.WRSYS, b=T0, sysop=SysOp.WRITE, sysreg=SysReg.IDT_LIMIT),
     ),
-    "ltr": (
-        Uop(Op.MOV, b=Sel.E, d=T0, amode=AMode.EA),
-        Uop(Op.TRADDR, a=T0, d=T5, **_Q),
-        _load(T1, T5),
-        _load(T2, T5, 8),
-        Uop(Op.TRCHK, a=T1, b=T2, d=T3, **_Q),
-        Uop(Op.TRLIMIT, a=T1, d=T4, **_Q),
-        Uop(Op.TRBUSY, a=T1, amode=AMode.BASE, base=T5, store=True, implicit=True, **_Q),
-        # --- point of no return ---
-        Uop(Op.WRSYS, b=T3, sysop=SysOp.WRITE, sysreg=SysReg.TR_BASE, **_Q),
-        Uop(Op.WRSYS, b=T4, sysop=SysOp.WRITE, sysreg=SysReg.TR_LIMIT, **_Q),
-        Uop(Op.WRSYS, b=T0, sysop=SysOp.WRITE, sysreg=SysReg.TR, **_Q),
-    ),
+    "ltr": (_SELECTOR, *_task(Size.B)),
+    "lldt": (_SELECTOR, *_task(Size.W)),
     "mov_seg": (
-        Uop(Op.MOV, b=Sel.E, d=T0, amode=AMode.EA),
-        Uop(Op.SEGADDR, a=T0, b=Sel.FIELD, d=T5, sysreg=SysReg.ES, **_Q),
-        _load(T6, T5),  # of a null selector: the unused descriptor
-        Uop(Op.SEGCHK, a=T6, b=Sel.FIELD, sysreg=SysReg.ES, **_Q),
-        Uop(Op.WRSYS, a=Sel.FIELD, b=T0, sysop=SysOp.WRITE, sysreg=SysReg.ES, **_Q),
+        _SELECTOR,
+        Uop(Op.SEGADDR, a=T0, b=Sel.FIELD, d=T5, sysreg=SysReg.ES),
+        Uop(Op.SEGCHK, d=T6, b=Sel.FIELD, sysreg=SysReg.ES, if_switch=True, **_TOUCH),
+        Uop(Op.WRSYS, a=Sel.FIELD, b=T6, sysop=SysOp.SEGMENT, sysreg=SysReg.ES, **_Q),
+    ),
+    **{f"l{reg.name.lower()}": _far_pointer(reg) for reg in (SysReg.SS, SysReg.FS, SysReg.GS)},
+    "lar": _look(Op.LAR, Sel.G),
+    "lsl": _look(Op.LSL, Sel.G),
+    "verr": _look(Op.VERR, Sel.NONE),
+    "verw": _look(Op.VERW, Sel.NONE),
+    "jmp_far": (
+        *_FAR,
+        # --- point of no return ---
+        Uop(Op.JMPA, a=T0, sysop=SysOp.FAR, **_Q),
+    ),
+    "call_far": (
+        *_FAR,
+        _below(1, Op.RDSYS, sysreg=SysReg.CS),
+        _below(2, Op.CALL),
+        # --- point of no return ---
+        Uop(Op.JMPA, a=T0, amode=AMode.SETSP, base=Reg.RSP, disp=-2, scaled=True, sysop=SysOp.FAR),
     ),
     "lret": (
         _frame(0, T0),
         _frame(1, T1),
-        Uop(Op.CSADDR, a=T1, d=T5, **_Q),
-        _load(T6, T5),
-        Uop(Op.CSCHK, a=T6, b=T1, **_Q),
-        Uop(Op.CANON, a=T0, **_Q),
+        Uop(Op.ADD, a=Reg.RSP, b=Sel.IMM, d=T2, **_Q),
+        Uop(Op.CSADDR, a=T1, d=T5),
+        Uop(Op.CSCHK, b=T2, d=T6, **_TOUCH),
+        _frame(2, T3, base=T6, if_switch=True),
+        Uop(Op.SSADDR, b=Sel.MEM, d=T5, if_switch=True, **_item(3, base=T6)),
+        Uop(Op.SSCHK, b=T0, if_switch=True, **_TOUCH),
+        Uop(Op.RETSP, a=T3, b=Sel.ADDR, d=T4, amode=AMode.BASE, base=Reg.RSP, disp=2, scaled=True),
+        Uop(Op.ADD, a=T4, b=Sel.IMM, d=T4, **_Q),
         # --- point of no return ---
-        Uop(Op.WRSYS, b=T1, sysop=SysOp.WRITE, sysreg=SysReg.CS, **_Q),
-        Uop(Op.JMPA, a=T0, amode=AMode.SETSP, base=Reg.RSP, disp=2, scaled=True, flow=Flow.RET, **_Q),
+        Uop(Op.JMPA, a=T0, b=T4, d=Reg.RSP, sysop=SysOp.FAR, **_Q),
     ),
     "iret": (
         _frame(0, T0),
         _frame(1, T1),
         _frame(2, T2),
         _frame(3, T3),
-        _frame(4, T4),
-        Uop(Op.CSADDR, a=T1, d=T5, bsize=Size.W, **_Q),
-        _load(T6, T5),
-        Uop(Op.CSCHK, a=T6, b=T1, bsize=Size.W, **_Q),
-        Uop(Op.SSADDR, a=T1, b=T4, d=T5, **_Q),
-        _load(T6, T5),
-        Uop(Op.SSCHK, a=T6, b=T4, **_Q),
-        Uop(Op.CANON, a=T0, **_Q),
+        Uop(Op.CSADDR, a=T1, b=Sel.MEM, d=T5, **_item(4)),
+        Uop(Op.CSCHK, d=T5, bsize=Size.W, **_TOUCH),
+        Uop(Op.SSCHK, b=T0, if_switch=True, **_TOUCH),
         # --- point of no return ---
         Uop(Op.MOV, b=T2, sysop=SysOp.IRETF),  # first: what may change depends on the old CPL
-        Uop(Op.WRSYS, b=T1, sysop=SysOp.WRITE, sysreg=SysReg.CS, **_Q),
-        Uop(Op.WRSYS, b=T4, sysop=SysOp.WRITE, sysreg=SysReg.SS, **_Q),
-        Uop(Op.JMPA, a=T0, b=T3, d=Reg.RSP, **_Q),
+        Uop(Op.JMPA, a=T0, b=T3, d=Reg.RSP, sysop=SysOp.FAR, **_Q),
     ),
     "deliver": (
-        Uop(Op.MOV, b=Sel.MEM, d=T0, amode=AMode.GATE, load=True, **_Q),
-        Uop(Op.MOV, b=Sel.MEM, d=T1, amode=AMode.GATE, disp=8, load=True, **_Q),
-        Uop(Op.GATE, a=T0, d=T4, **_Q),
-        Uop(Op.TARGET, a=T0, b=T1, d=T2, **_Q),
-        _load(T3, T4),
-        Uop(Op.CODE, a=T3, **_Q),
-        Uop(Op.STKADDR, d=T5, **_Q),
-        Uop(Op.STACK, a=Sel.MEM, b=Reg.RSP, d=T6, amode=AMode.BASE, base=T5, load=True, if_switch=True, **_Q),
-        Uop(Op.CANON, a=T2, **_Q),
+        Uop(Op.MOV, b=Sel.MEM, d=T0, amode=AMode.GATE, load=True, implicit=True, **_Q),
+        Uop(Op.GATE, a=T0, b=Sel.MEM, d=T5, amode=AMode.GATE, disp=8, load=True, implicit=True, **_Q),
+        Uop(Op.CODE, d=T5, **_TOUCH),
+        Uop(Op.STACK, a=Sel.MEM, b=Reg.RSP, d=T6, amode=AMode.BASE, base=T5, load=True, if_switch=True, implicit=True, **_Q),
+        Uop(Op.TARGET, d=T2),
         _push(-8, op=Op.RDSYS, sysreg=SysReg.SS),
         _push(-16, op=Op.MOV, b=Reg.RSP),
         _push(-24, op=Op.EVENT, bsize=Size.W),

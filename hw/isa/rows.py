@@ -96,6 +96,8 @@ class Priv(Enum):
     ANY = 0
     CPL0 = 1
     IOPL = 2  # CPL <= IOPL
+    IO = 3  # CPL <= IOPL, or the permission bitmap of the TSS, which the row's routine looks at
+    NT = 4  # RFLAGS.NT is 0
 
 
 class Raise(Enum):
@@ -162,10 +164,11 @@ class Uop:
     scaled: bool = False  # disp counts operands, not bytes
     bias: bool = False  # an address based on rsp counts from after the pop
     seg: bool = False  # a BASE address takes the instruction's segment base
-    if_switch: bool = False  # the load happens only if the delivery switches stacks
+    if_switch: bool = False  # the access happens only if `hw.gates.Gates.switch`
     intent: bool = False  # the load checks for a write, because a store to the same place follows
     stack: bool = False  # a bad address is a stack fault
-    implicit: bool = False  # the access is none that the instruction asks for: data breakpoints do not see it
+    implicit: bool = False  # of a descriptor table or TSS: the supervisor's whatever the CPL; no data breakpoint sees it
+    touch: bool = False  # the store happens only if the operation says so (accessed bit)
     loop: bool = False  # the sequencer starts the instruction over (next string iteration)
     probe: bool = False  # the address is checked as for a load, and nothing accessed
     align: bool = False  # 16-byte operands must be aligned

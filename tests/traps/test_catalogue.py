@@ -5,10 +5,8 @@ from pathlib import Path
 
 #: Scenarios that no row tests yet, and why.
 NOT_YET = {
-    36: "the accessed bit of a code descriptor is not written; tables must have it set",
     52: "syscall is not in the instruction table",
     **{n: "syscall and sysret are not in the instruction table" for n in (76, 77, 78, 79)},
-    **{n: "lss is not in the instruction table" for n in (65, 66)},
     116: "syscall is not in the instruction table",
     159: "wrmsr is not in the instruction table; tests/unit/test_lapic.py has it at the registers",
     162: "several harts",
@@ -20,7 +18,6 @@ NOT_YET = {
 #: Scenarios that rows test only in part, and what is missing.
 PARTLY = {
     53: "only the image: the fix-up is a matter of the runtime (tests/kprobes)",
-    134: "the kernel's data segments stay loaded",
 }
 
 HERE = Path(__file__).parent

@@ -37,6 +37,7 @@ class Machine:
     def __init__(self, ctx, dut):
         self.ctx, self.dut = ctx, dut
         self.inputs = Cat(dut.a, dut.b, dut.bsize, dut.to_ss, dut.op)
+        ctx.set(dut.valid, 1)
         self.outputs = Cat(dut.fault, dut.vector, dut.error, dut.result)
 
     async def op(self, op, a=0, b=0, bsize=Size.B, to_ss=0):
@@ -60,7 +61,7 @@ class Machine:
         registers, loads = dict(registers), list(loads)
         for uop in ROUTINES[name]:
             memory = loads.pop(0) if uop.load and not (uop.if_switch and not self.ctx.get(self.dut.switch)) else None
-            if uop.op in (Op.MOV, Op.WRSYS, Op.RDSYS, Op.JMPA):
+            if uop.op in (Op.MOV, Op.ADD, Op.WRSYS, Op.RDSYS, Op.JMPA):
                 if memory is not None:
                     registers[int(uop.d)] = memory
                 continue
@@ -118,6 +119,7 @@ DELIVERY = [
     ("64-bit and 32-bit code", dict(big=1), (Vector.GP, 8)),
     ("code absent", dict(code_p=0), (Vector.NP, 8)),
     ("TSS too short", dict(tr_limit=4 + 7 - 1), (Vector.TS, TR & ~3)),
+    ("stack in the hole", dict(stack=HOLE + 0x17), (Vector.SS, 0)),
     ("target in the hole", dict(offset=HOLE), (Vector.GP, 0)),
 ]
 USER_DPL = ("gate of the kernel", dict(dpl=0), (Vector.GP, IN_IDT))
@@ -165,6 +167,7 @@ def test_delivery_within_the_kernel():
 
     async def test(machine):
         defects = [d for d in DELIVERY if "tr_limit" not in d[1]]
+        defects = [(n, {"rsp" if k == "stack" else k: v for k, v in changes.items()}, f) for n, changes, f in defects]
         defects.insert(defects.index(DELIVERY[8]), OUTER_CODE)
         for name, changes, fault in spoiled(defects):
             seen, _ = await deliver(machine, cpl=0, dpl=0, tr_limit=0, **changes)
@@ -180,12 +183,12 @@ def test_what_a_delivery_finds():
         fault, regs = await deliver(machine, cpl=cpl, code_kind=0xB | conforming << 2, code_dpl=code_dpl, ist=ist, kind=kind)
         switch = ist or new_cpl != cpl
         assert fault is None
-        assert regs[Reg.T2] == OFFSET and regs[Reg.T4] == GDT + 8
+        assert regs[Reg.T2] == OFFSET
         assert regs[Reg.T6] == (0x8000 if switch else 0x7FFF0), "aligned to 16 bytes"
         if switch:
             assert regs[Reg.T5] == TSS + (28 + 8 * ist if ist else 4 + 8 * new_cpl)
-        kept = [machine.ctx.get(getattr(machine.dut, name)) for name in ("switch", "new_cpl", "selector", "trap_gate")]
-        assert kept == [bool(switch), new_cpl, 0x0B, kind == 0xF]
+        kept = [machine.ctx.get(getattr(machine.dut, name)) for name in ("switch", "cs", "ss", "ss_we", "trap_gate")]
+        assert kept == [bool(switch), 8 | new_cpl, new_cpl, new_cpl != cpl, kind == 0xF]
 
     async def test(machine):
         levels = ((0, 0, 0, 0), (3, 0, 0, 0), (3, 0, 1, 1), (3, 0, 3, 3), (3, 1, 0, 3), (0, 1, 0, 0))
@@ -226,13 +229,18 @@ def test_the_limit_of_the_gdt():
 def test_event_and_alignment(rng):
     async def test(machine):
         machine.state(event_rip=0x123, event_flags=0x10246, event_error=0x5678)
+        machine.state(gdt_limit=GDT_LIMIT)
         for size, value in ((Size.B, 0x123), (Size.W, 0x10246), (Size.D, 0x5678)):
             assert await machine.op(Op.EVENT, bsize=size) == (None, value)
+            assert machine.ctx.get(machine.dut.store) == value
         for _ in range(50):
-            offset = rng.getrandbits(64)
+            offset = rng.getrandbits(64) | rng.choice((0, M64 << 47 & M64))
+            offset &= rng.choice((M64, M64 >> 17)) if offset >> 47 != 0x1FFFF else M64
             low, high = gate(offset=offset)
             junk = rng.getrandbits(32) << 32  # reserved, ignored
-            assert await machine.op(Op.TARGET, low | rng.getrandbits(8) << 35 & 0xF8 << 32, high | junk) == (None, offset)
+            await machine.op(Op.GATE, low | rng.getrandbits(8) << 35 & 0xF8 << 32, high | junk)
+            good = offset >> 47 in (0, 0x1FFFF)
+            assert await machine.op(Op.TARGET) == ((None, offset) if good else ((Vector.GP, 0), None))
 
     run(test)
 
@@ -272,7 +280,8 @@ def test_every_code_segment(level):
     """As target of a gate (level is CPL) and of iretq (level is the selector's RPL)."""
 
     async def test(machine):
-        machine.state(cpl=level, gdt_limit=GDT_LIMIT, event_kind=EventClass.INTR)
+        machine.state(cpl=level, gdt_limit=GDT_LIMIT, event_kind=EventClass.INTR, tr_limit=0x67)
+        assert (await machine.op(Op.CSADDR, 0x30 | level))[0] is None
         assert (await machine.op(Op.GATE, gate(selector=0x33)[0]))[0] is None
         for byte, long, big in itertools.product(range(256), (0, 1), (0, 1)):
             code, conforming, dpl = byte & 0x18 == 0x18, byte & 4, byte >> 5 & 3
@@ -283,7 +292,10 @@ def test_every_code_segment(level):
             assert (await machine.op(Op.CODE, what))[0] == want, hex(byte)
             reach = dpl <= level if conforming else dpl == level
             want = absent if good and reach else (Vector.GP, 0x30)
-            assert (await machine.op(Op.CSCHK, what, 0x30 | level))[0] == want, hex(byte)
+            assert (await machine.op(Op.CSCHK, what))[0] == want, hex(byte)
+            reach = dpl <= level if conforming else dpl == level  # a jump, whose RPL may be less
+            want = absent if good and reach else (Vector.GP, 0x30)
+            assert (await machine.op(Op.FARCHK, what))[0] == want, hex(byte)
 
     run(test)
 
@@ -294,13 +306,21 @@ def test_every_data_segment(cpl, rpl):
 
     async def test(machine):
         machine.state(cpl=cpl, gdt_limit=GDT_LIMIT)
-        assert (await machine.op(Op.SEGADDR, 0x28 | rpl))[0] is None
+        assert (await machine.op(Op.CSADDR, 0x30 | rpl, 0x28 | rpl))[0] is None
+        returns = (await machine.op(Op.CSCHK, access(0x9B | rpl << 5), bsize=Size.W))[0]
+        assert returns == (None if rpl >= cpl else (Vector.GP, 0x30))
         for byte in range(256):
             dpl, kind = byte >> 5 & 3, byte & 0x1F
             writable = kind in (0x12, 0x13, 0x16, 0x17)
             absent = byte < 0x80
             want = (Vector.GP, 0x28) if not writable or dpl != rpl else (Vector.SS, 0x28) if absent else None
-            assert (await machine.op(Op.SSCHK, access(byte), 0x28 | rpl))[0] == want, hex(byte)
+            if not returns:
+                assert (await machine.op(Op.SSCHK, access(byte)))[0] == want, hex(byte)
+        assert (await machine.op(Op.SEGADDR, 0x28 | rpl))[0] is None
+        for byte in range(256):
+            dpl, kind = byte >> 5 & 3, byte & 0x1F
+            writable = kind in (0x12, 0x13, 0x16, 0x17)
+            absent = byte < 0x80
             want = (Vector.GP, 0x28) if not writable or dpl != cpl else (Vector.SS, 0x28) if absent else None
             assert (await machine.op(Op.SEGCHK, access(byte), to_ss=1))[0] == want, hex(byte)
             readable = kind in range(0x10, 0x18) or kind in (0x1A, 0x1B, 0x1E, 0x1F)
@@ -348,36 +368,39 @@ IRET_SS = [
     ("ss absent", dict(ss_p=0), (Vector.SS, 0x28)),
 ]
 IRET_RIP = [("rip in the hole", dict(rip=HOLE), (Vector.GP, 0))]
-NESTED = ("nested task", dict(nt=1), (Vector.GP, 0))
 
 
 async def give_back(
-    machine, name="iret", *, cpl=0, nt=0, rip=OFFSET, cs=0x33, ss=0x2B,
+    machine, name="iret", *, cpl=0, rip=OFFSET, cs=0x33, ss=0x2B,
     cs_kind=0xB, cs_s=1, cs_dpl=3, cs_p=1, long=1, big=0, ss_kind=3, ss_dpl=3, ss_p=1,
 ):  # fmt: skip
-    machine.state(cpl=cpl, nt=nt, gdt_base=GDT, gdt_limit=GDT_LIMIT)
+    machine.state(cpl=cpl, gdt_base=GDT, gdt_limit=GDT_LIMIT)
     code, data = descriptor(cs_kind, cs_s, cs_dpl, cs_p, long, big), descriptor(ss_kind, 1, ss_dpl, ss_p, 0, 1)
-    frame = (rip, cs) if name == "lret" else (rip, cs, 0x246, 0x7000, ss)
-    return await machine.routine(name, {}, (*frame, code, data))
+    loads = (rip, cs, code, 0x7000, ss, data) if name == "lret" else (rip, cs, 0x246, 0x7000, ss, code, data)
+    return await machine.routine(name, {}, loads)
 
 
-@pytest.mark.parametrize("cpl", (0, 3))
-def test_iretq_to_user_mode(cpl):
+@pytest.mark.parametrize("name, cpl", (("iret", 0), ("iret", 3), ("lret", 0)))
+def test_returns_to_user_mode(name, cpl):
     async def test(machine):
-        assert (await give_back(machine, cpl=cpl))[0] is None
-        for name, changes, fault in spoiled([NESTED, *IRET_CS, *IRET_SS, *IRET_RIP]):
-            assert (await give_back(machine, cpl=cpl, **changes))[0] == fault, name
+        assert (await give_back(machine, name, cpl=cpl))[0] is None
+        kept = [machine.ctx.get(getattr(machine.dut, name)) for name in ("cs", "ss", "ss_we")]
+        assert kept == [0x33, 0x2B, 1]
+        for what, changes, fault in spoiled([*IRET_CS, *IRET_SS, *IRET_RIP]):
+            assert (await give_back(machine, name, cpl=cpl, **changes))[0] == fault, what
 
     run(test)
 
 
-def test_lret():
-    """As iretq's checks of cs and rip; NT and ss do not matter."""
+def test_lret_without_a_change_of_privilege():
+    """Nothing of ss is read, let alone checked."""
 
     async def test(machine):
-        assert (await give_back(machine, "lret", nt=1, ss=0))[0] is None
-        for name, changes, fault in spoiled([*IRET_CS, *IRET_RIP]):
-            assert (await give_back(machine, "lret", nt=1, ss=0, **changes))[0] == fault, name
+        for what, changes, fault in [("good", {}, None), *spoiled([*IRET_CS, *IRET_RIP])]:
+            machine.state(ldt_limit=0)
+            setup = dict(cpl=3, ss=0x1000, ss_p=0) | changes
+            assert (await give_back(machine, "lret", **setup))[0] == fault, what
+        assert machine.ctx.get(machine.dut.ss_we) == 0
 
     run(test)
 
@@ -411,6 +434,7 @@ LTR = [
     ("a busy TSS", dict(kind=0xB), (Vector.GP, 0x40)),
     ("a 16-bit TSS", dict(kind=1), (Vector.GP, 0x40)),
     ("a code segment", dict(s=1), (Vector.GP, 0x40)),
+    ("with a type in the upper half", dict(upper=1 << 8), (Vector.GP, 0x40)),
     ("absent", dict(p=0), (Vector.NP, 0x40)),
 ]
 
@@ -419,9 +443,9 @@ def test_ltr():
     async def test(machine):
         machine.state(gdt_base=GDT, gdt_limit=GDT_LIMIT)
 
-        async def ltr(selector=0x43, kind=9, s=0, p=1, limit=0x67, g=0):
+        async def ltr(selector=0x43, kind=9, s=0, p=1, limit=0x67, g=0, upper=0xFFFFE0FF):
             low = descriptor(kind, s, 0, p, 0, 0, 0x81234567, limit, g)
-            return low, *await machine.routine("ltr", {Reg.T0: selector}, (low, 0xFFFFFFFF | 0xABCD << 32))
+            return low, *await machine.routine("ltr", {Reg.T0: selector}, (low, 0xFFFFFFFF | upper << 32))
 
         for name, changes, fault in spoiled(LTR):
             assert (await ltr(**changes))[1] == fault, name
@@ -431,7 +455,8 @@ def test_ltr():
             assert registers[Reg.T5] == GDT + 0x40
             assert registers[Reg.T3] == 0xFFFFFFFF81234567
             assert registers[Reg.T4] == value
-            assert await machine.op(Op.TRBUSY, low) == (None, low | 2 << 40), "type 11: busy"
+            await machine.op(Op.TRBUSY, low)
+            assert machine.ctx.get(machine.dut.store) == low | 2 << 40, "type 11: busy"
 
     run(test)
 
@@ -479,5 +504,104 @@ def test_a_null_selector():
             machine.state(cpl=cpl, gdt_base=GDT, gdt_limit=GDT_LIMIT)
             seen, _ = await machine.routine("mov_seg", {Reg.T0: rpl}, (0,), to_ss)
             assert seen == (None if not to_ss or cpl == rpl != 3 else (Vector.GP, 0))
+
+    run(test)
+
+
+def test_lldt():
+    """A null selector means that there is no LDT: nothing lies within its limit."""
+
+    async def test(machine):
+        machine.state(gdt_base=GDT, gdt_limit=GDT_LIMIT)
+        low = descriptor(2, 0, 0, 1, 0, 0, 0x81234567, 0x1F, 0)
+        fault, registers = await machine.routine("lldt", {Reg.T0: 0x40}, (low, 0xFFFFFFFF))
+        assert (fault, registers[Reg.T3], registers[Reg.T4]) == (None, 0xFFFFFFFF81234567, 0x1F)
+        for kind, want in ((9, (Vector.GP, 0x40)), (2, None)):
+            low = descriptor(kind, 0, 0, 1, 0, 0)
+            assert (await machine.routine("lldt", {Reg.T0: 0x40}, (low, 0)))[0] == want
+        fault, registers = await machine.routine("lldt", {Reg.T0: 3}, ())
+        assert (fault, registers[Reg.T4]) == (None, 0)
+        assert (await machine.routine("lldt", {Reg.T0: 0x44}, ()))[0] == (Vector.GP, 0x44)
+
+    run(test)
+
+
+def test_selectors_of_the_ldt():
+    async def test(machine):
+        machine.state(gdt_base=GDT, gdt_limit=0, ldt_base=0x5000, ldt_limit=0x17)
+        assert await machine.op(Op.SEGADDR, 0x14) == (None, 0x5010)
+        assert await machine.op(Op.CSADDR, 4) == (None, 0x5000), "index 0 of the LDT is no null selector"
+        assert (await machine.op(Op.SEGADDR, 0x1C))[0] == (Vector.GP, 0x1C)
+        assert (await machine.op(Op.SEGADDR, 0x10))[0] == (Vector.GP, 0x10)
+
+    run(test)
+
+
+@pytest.mark.parametrize("routine, wanted", (("deliver", Op.CODE), ("iret", Op.CSCHK), ("iret", Op.SSCHK), ("mov_seg", Op.SEGCHK)))
+def test_the_accessed_bit(routine, wanted):
+    """Written only where it is clear, and only after a load: not of a null selector."""
+    uop = next(uop for uop in ROUTINES[routine] if uop.op == wanted)
+    assert uop.load and uop.store and uop.touch and uop.implicit
+
+    async def test(machine):
+        machine.state(gdt_limit=GDT_LIMIT, tr_limit=0x67, event_kind=EventClass.INTR)
+        await machine.op(Op.GATE, gate(selector=0x30)[0])
+        await machine.op(Op.CSADDR, 0x30, 0x28)
+        await machine.op(Op.CSCHK, access(0x9B), bsize=Size.W)
+        await machine.op(Op.SEGADDR, 0x28)
+        byte = 0x93 if wanted in (Op.SSCHK, Op.SEGCHK) else 0x9B
+        for clear in (0, 1):
+            what = access(byte ^ clear)
+            assert (await machine.op(wanted, what))[0] is None
+            assert machine.ctx.get(machine.dut.keep_memory) == 1 - clear
+            assert machine.ctx.get(machine.dut.store) == access(byte)
+        await machine.op(Op.SEGADDR, 0)
+        await machine.op(Op.SEGCHK, access(0x92))
+        assert machine.ctx.get(machine.dut.keep_memory)
+
+    run(test)
+
+
+def test_what_a_segment_register_gets():
+    async def test(machine):
+        machine.state(gdt_limit=GDT_LIMIT)
+        await machine.op(Op.SEGADDR, 0x2A)
+        what = descriptor(0xE, 1, 2, 1, base=0x89ABCDEF)
+        assert await machine.op(Op.SEGCHK, what) == (None, 0x89ABCDEF << 32 | 1 << 18 | 2 << 16 | 0x2A)
+        await machine.op(Op.SEGADDR, 3)
+        assert await machine.op(Op.SEGCHK, what) == (None, 3), "of a null selector nothing but itself"
+
+    run(test)
+
+
+@pytest.mark.parametrize("cpl, rpl", ((0, 0), (0, 3), (3, 0), (3, 3)))
+def test_every_descriptor_looked_at(cpl, rpl):
+    """lar, lsl, verr, verw: the zero flag, and a register that stays without it."""
+
+    async def test(machine):
+        machine.state(cpl=cpl, gdt_limit=GDT_LIMIT)
+        assert (await machine.op(Op.SELADDR, 0x28 | rpl))[0] is None
+        for byte in range(256):
+            kind, visible = byte & 0x1F, byte & 0x1C == 0x1C or byte >> 5 & 3 >= max(cpl, rpl)
+            segment = kind >= 0x10
+            good = {
+                Op.LAR: segment or kind in (2, 9, 0xB, 0xC),
+                Op.LSL: segment or kind in (2, 9, 0xB),
+                Op.VERR: segment and (kind < 0x18 or bool(kind & 2)),
+                Op.VERW: kind in (0x12, 0x13, 0x16, 0x17),
+            }
+            for op, fits in good.items():
+                what = access(byte) & ~(0xFFFF | 0xF << 48) | 0x56789 & 0xFFFF | 5 << 48
+                fault, result = await machine.op(op, b=what)
+                zero = machine.ctx.get(machine.dut.zero)
+                assert fault is None and zero == (fits and visible), f"{op.name} {byte:#x}"
+                if op in (Op.LAR, Op.LSL):
+                    assert machine.ctx.get(machine.dut.keep_register) == 1 - zero
+                    assert result == (what >> 32 & 0xFFFF00 if op == Op.LAR else 0x56789FFF)
+        for selector in (3, 0x58, 0x2C):
+            await machine.op(Op.SELADDR, selector)
+            for op in good:
+                await machine.op(op, b=access(0xF3))
+                assert not machine.ctx.get(machine.dut.zero), "null, beyond the table, of no LDT"
 
     run(test)

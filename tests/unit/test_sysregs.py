@@ -2,6 +2,7 @@
 
 import pytest
 
+from hw.config import Config, Vendor
 from hw.isa.facts import SysReg
 from hw.sysregs import ROWS, SysRegs
 from tests.unit.opbench import M64, simulate
@@ -21,6 +22,8 @@ FACTS = {
     "GS": (0, _16, 0),
     "TR": (0, _16, 0),
     "LDTR": (0, _16, 0),
+    "LDT_BASE": (0, M64, 0),
+    "LDT_LIMIT": (0, _32, 0),
     "DR0": (0, M64, 0),
     "DR1": (0, M64, 0),
     "DR2": (0, M64, 0),
@@ -39,7 +42,7 @@ FACTS = {
     "APIC_BASE": (0xFEE00900, 0x800, 0xFEE00100),  # the page, EN, BSP
     "EFER": (0x500, 0xD01, 0),  # NXE LMA LME SCE
 }
-EVENTS = ("we", "swapgs", "fault_we", "dr6_we", "deliver_we")
+EVENTS = ("we", "swapgs", "segment", "fault_we", "dr6_we", "deliver_we", "far_we", "outer")
 
 
 class Model:
@@ -71,8 +74,8 @@ class Model:
             assert self.ctx.get(getattr(self.dut, reg.name.lower())) == self.value[reg.name]
 
 
-def run(test):
-    dut = SysRegs()
+def run(test, config=Config()):
+    dut = SysRegs(config)
 
     async def bench(ctx):
         model = Model(ctx, dut)
@@ -181,5 +184,55 @@ def test_delivery(ss_we, db):
             model.value["SS"] = 0
         if db:
             model.value["DR7"] = 0x07FF
+
+    run(test)
+
+
+def packed(selector, dpl=0, conforming=0, base=0):
+    """What the load of a segment register writes."""
+    return selector | dpl << 16 | conforming << 18 | base << 32
+
+
+@pytest.mark.parametrize("name", ("ES", "SS", "DS", "FS", "GS"))
+def test_a_segment_register_is_loaded(name):
+    """The selector, and the base of FS and GS; the others have none in 64-bit mode."""
+
+    async def test(model):
+        await model.write(name, 0x1234)
+        await model.tick(we=1, segment=1, waddr=SysReg[name], wdata=packed(0x28, 3, 1, 0x89ABCDEF))
+        model.value[name] = 0x28
+        if name in ("FS", "GS"):
+            model.value[f"{name}_BASE"] = 0x89ABCDEF
+
+    run(test)
+
+
+@pytest.mark.parametrize("vendor", Vendor)
+def test_a_null_selector_and_the_base(vendor):
+    async def test(model):
+        await model.write("FS_BASE", 0xFFFF800000000000)
+        await model.tick(we=1, segment=1, waddr=SysReg.FS, wdata=3)
+        model.value["FS"] = 3
+        if vendor is Vendor.INTEL:
+            model.value["FS_BASE"] = 0
+
+    run(test, Config(vendor=vendor))
+
+
+def test_return_to_less_privilege_clears_what_it_may_not_use():
+    """The hidden DPL decides, not the selector's RPL; conforming code stays; bases stay."""
+
+    async def test(model):
+        await model.write("GS_BASE", 0xFFFF800000000000)
+        loads = {"ES": packed(0x2B, 3), "DS": packed(0x10, 2), "FS": packed(0x13, 0, base=0x7000), "GS": packed(0x18, 0, 1)}
+        for name, data in loads.items():
+            await model.tick(we=1, segment=1, waddr=SysReg[name], wdata=data)
+            model.value[name] = data & 0xFFFF
+        model.value |= {"FS_BASE": 0x7000, "GS_BASE": 0}
+        await model.tick(far_we=1, outer=1, new_cs=0x32, ss_we=0)
+        model.value |= {"CS": 0x32, "FS": 0}
+        model.check()
+        await model.tick(far_we=1, outer=1, new_cs=0x33, ss_we=0)
+        model.value |= {"CS": 0x33, "DS": 0}
 
     run(test)
