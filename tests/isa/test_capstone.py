@@ -25,6 +25,8 @@ NAMES = {
     "pushf": {"pushf", "pushfq"},
     "popf": {"popf", "popfq"},
     "lret": {"retf", "retfq"},
+    "lcall": {"call"},
+    "ljmp": {"jmp"},
     "iret": {"iret", "iretd", "iretq"},
     "jrcxz": {"jrcxz", "jecxz"},
     "mov": {"mov", "movabs"},
