@@ -1,14 +1,17 @@
-/* Runs short machine-code snippets on the processor of this machine, one instruction at a time, under ptrace.
+/* Runs short machine-code snippets on the processor of this machine, one instruction at a time.
  *
  *   executor START:LENGTH ...      (hexadecimal, page-aligned: the guest memory, the same for all vectors)
  *
- * A forked child maps the regions at exactly those addresses, shared with this process, which writes the initial
- * bytes, sets every register, single-steps, and reads back what changed. Requests come on stdin and answers go to
- * stdout as little-endian structs (see struct request, struct answer, struct run); the driver is executor.py.
+ * The regions are mapped at exactly those addresses of this process. A snippet is entered by way of a signal handler, which
+ * replaces every register in its frame and sets TF; from then on each instruction ends in a signal, SIGTRAP or that of a
+ * fault, whose frame has the state, and for a fault the hardware's vector, error code and CR2. There is no second process,
+ * because a switch for each instruction takes most of the time, and on a busy machine a hundred times as long. Requests come
+ * on stdin and answers go to stdout as little-endian structs (see struct request, struct answer, struct run); the driver is
+ * executor.py.
  */
 #define _GNU_SOURCE
+#include <asm/prctl.h>
 #include <errno.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -16,16 +19,12 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/personality.h>
-#include <sys/prctl.h>
-#include <sys/ptrace.h>
-#include <sys/types.h>
+#include <sys/syscall.h>
 #include <sys/ucontext.h>
-#include <sys/user.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-enum { MAX_REGIONS = 16, ALT_STACK = 1 << 16, PAGE = 4096, MAX_REP = 100000 };
-enum { ARITH = 0x8d5, DF = 0x400 };
+enum { MAX_REGIONS = 16, ALT_STACK = 1 << 16, PAGE = 4096, MAX_REP = 100 };
+enum { ARITH = 0x8d5, TF = 0x100, DF = 0x400 };
 enum { DONE = 0, TRAPPED = 1, REFUSED = 2, RUNAWAY = 3 };
 
 /* rax rcx rdx rbx rsp rbp rsi rdi r8..r15, rip, rflags, fs_base, gs_base: the order of executor.REGS. */
@@ -42,66 +41,15 @@ struct region { uint64_t start, length; uint8_t *live, *want; };
 
 static struct region regions[MAX_REGIONS];
 static int nregions;
-static uint8_t *alt_stack;
-static pid_t child;
-static struct user_regs_struct pristine;   /* selectors and the like */
+static const struct request *volatile asked;   /* what runs, and what came of it; the handlers know them too */
+static struct answer *volatile answered;
+static ucontext_t outside;                 /* where the loop over requests goes on */
+static uint64_t host_fs, host_gs;
 
 static void die(const char *what)
 {
     fprintf(stderr, "executor: %s: %s\n", what, strerror(errno));
     exit(3);
-}
-
-static void never_run(int sig, siginfo_t *info, void *context) { (void)sig, (void)info, (void)context; }
-
-/* The child: take the guest's addresses, a signal frame that the parent can read, and wait. */
-static void become_guest(int memory)
-{
-    static const int faults[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL };
-    struct sigaction action = { .sa_sigaction = never_run, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
-    stack_t stack = { .ss_sp = alt_stack, .ss_size = ALT_STACK };
-    off_t offset = 0;
-
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    for (int i = 0; i < nregions; i++) {
-        void *at = mmap((void *)regions[i].start, regions[i].length, PROT_READ | PROT_WRITE | PROT_EXEC,
-                        MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_POPULATE, memory, offset);
-        if (at != (void *)regions[i].start) {
-            fprintf(stderr, "executor: cannot map guest memory at %#lx: %s (is vm.mmap_min_addr above it?)\n",
-                    regions[i].start, strerror(errno));
-            _exit(4);
-        }
-        offset += regions[i].length;
-    }
-    if (sigaltstack(&stack, NULL)) die("sigaltstack");
-    for (unsigned i = 0; i < sizeof faults / sizeof *faults; i++) sigaction(faults[i], &action, NULL);
-    if (ptrace(PTRACE_TRACEME, 0, 0, 0)) { fprintf(stderr, "executor: ptrace is forbidden here\n"); _exit(5); }
-    raise(SIGSTOP);
-    for (;;) pause();
-}
-
-static void start_guest(void)
-{
-    int status, memory = memfd_create("guest", MFD_CLOEXEC);
-    off_t total = 0;
-
-    for (int i = 0; i < nregions; i++) total += regions[i].length;
-    if (memory < 0 || ftruncate(memory, total)) die("memfd");
-    alt_stack = mmap(NULL, ALT_STACK, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (alt_stack == MAP_FAILED) die("mmap");
-    if ((child = fork()) < 0) die("fork");
-    if (!child) become_guest(memory);
-    if (waitpid(child, &status, 0) < 0) die("waitpid");
-    if (WIFEXITED(status)) exit(WEXITSTATUS(status));
-    if (ptrace(PTRACE_SETOPTIONS, child, 0, PTRACE_O_EXITKILL)) die("ptrace options");
-    if (ptrace(PTRACE_GETREGS, child, 0, &pristine)) die("ptrace getregs");
-    total = 0;
-    for (int i = 0; i < nregions; i++) {
-        regions[i].live = mmap(NULL, regions[i].length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, memory, total);
-        regions[i].want = malloc(regions[i].length);
-        if (regions[i].live == MAP_FAILED || !regions[i].want) die("mmap");
-        total += regions[i].length;
-    }
 }
 
 /* The guest's bytes from an address to the end of its region; 0 bytes when it is outside. */
@@ -137,68 +85,136 @@ static enum kind classify(uint64_t rip)
     return PLAIN;
 }
 
-static void get_regs(uint64_t out[NREGS])
+/* Without the C library, which finds errno by way of FS. */
+static long base(int which, uint64_t value)
 {
-    struct user_regs_struct r;
-    if (ptrace(PTRACE_GETREGS, child, 0, &r)) die("ptrace getregs");
-    uint64_t v[NREGS] = { r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12,
-                          r.r13, r.r14, r.r15, r.rip, (r.eflags & ~0x10300ull), r.fs_base, r.gs_base };
-    memcpy(out, v, sizeof v);
+    long result;
+    __asm__ volatile("syscall" : "=a"(result) : "0"((long)SYS_arch_prctl), "D"((long)which), "S"(value) : "rcx", "r11", "memory");
+    return result;
 }
 
-static int set_regs(const uint64_t v[NREGS])
+/* The general registers in the order of the protocol, as the frame of a signal names them. */
+static const int order[RIP + 1] = {
+    REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI, REG_R8, REG_R9, REG_R10, REG_R11, REG_R12,
+    REG_R13, REG_R14, REG_R15, REG_RIP,
+};
+
+static void get_regs(const greg_t *from)
 {
-    struct user_regs_struct r = pristine;
-    r.rax = v[0], r.rcx = v[1], r.rdx = v[2], r.rbx = v[3], r.rsp = v[4], r.rbp = v[5], r.rsi = v[6], r.rdi = v[7];
-    r.r8 = v[8], r.r9 = v[9], r.r10 = v[10], r.r11 = v[11], r.r12 = v[12], r.r13 = v[13], r.r14 = v[14], r.r15 = v[15];
-    r.rip = v[RIP], r.eflags = (v[FLAGS] & (ARITH | DF)) | 0x202, r.fs_base = v[FS_BASE], r.gs_base = v[GS_BASE];
-    r.orig_rax = -1;
-    return ptrace(PTRACE_SETREGS, child, 0, &r);
+    for (int i = 0; i <= RIP; i++) answered->regs[i] = from[order[i]];
+    answered->regs[FLAGS] = from[REG_EFL] & ~0x10300ull;
 }
 
-static int step(int sig)
+/* In the handler of the first signal: go to the guest. */
+static void enter(int sig, siginfo_t *info, void *context)
 {
-    int status;
-    if (ptrace(PTRACE_SINGLESTEP, child, 0, sig)) die("ptrace step");
-    if (waitpid(child, &status, 0) < 0) die("waitpid");
-    if (!WIFSTOPPED(status)) { fprintf(stderr, "executor: the guest died (status %#x)\n", status); exit(3); }
-    return WSTOPSIG(status);
+    ucontext_t *uc = context;
+    (void)sig, (void)info;
+    outside = *uc;
+    greg_t *to = uc->uc_mcontext.gregs;
+    for (int i = 0; i <= RIP; i++) to[order[i]] = asked->regs[i];
+    to[REG_EFL] = (asked->regs[FLAGS] & (ARITH | DF)) | 0x202 | TF;
+    base(ARCH_SET_GS, asked->regs[GS_BASE]);
+    base(ARCH_SET_FS, asked->regs[FS_BASE]);
 }
 
-/* Has the kernel build the signal frame, which holds the hardware's vector, error code and CR2. */
-static void read_fault(struct answer *a)
+static enum kind kind;
+static uint64_t before;
+static int iterations;
+
+/* The next instruction, before it runs; 0 when it must not. */
+static int look(uint64_t rip)
 {
-    struct user_regs_struct r;
-    if (step(a->signal) != SIGTRAP || ptrace(PTRACE_GETREGS, child, 0, &r)) die("signal frame");
-    ucontext_t uc;
-    if (r.rdx - (uint64_t)alt_stack > ALT_STACK - sizeof uc) die("signal frame outside its stack");
-    memcpy(&uc, (void *)r.rdx, sizeof uc);
-    a->vector = uc.uc_mcontext.gregs[REG_TRAPNO];
-    a->error = uc.uc_mcontext.gregs[REG_ERR];
-    a->cr2 = uc.uc_mcontext.gregs[REG_CR2];
+    before = rip;
+    iterations = 0;
+    kind = classify(rip);
+    return kind != FORBIDDEN;
+}
+
+/* What the instruction did. Returns 1 when there is another to run. */
+static int stepped(const greg_t *regs, int sig)
+{
+    struct answer *a = answered;
+    uint64_t left;
+
+    get_regs(regs);
+    a->signal = sig;
+    if (sig != SIGTRAP || regs[REG_TRAPNO] == 3) {
+        a->status = TRAPPED;
+        a->vector = regs[REG_TRAPNO];
+        a->error = regs[REG_ERR];
+        a->cr2 = regs[REG_CR2];
+        return 0;
+    }
+    if (kind == REP_STRING && a->regs[RIP] == before) {
+        if (++iterations < MAX_REP) return 1;
+        a->status = RUNAWAY;
+        return 0;
+    }
+    /* The image shows this process's TF (the step) and IF (user mode): the vectors run with both clear. */
+    uint8_t *image = kind == PUSHF ? guest(a->regs[RSP], &left) : NULL;
+    if (image && left > 1) image[1] &= ~3;
+    if (++a->steps >= asked->insns) return 0;
+    if (look(a->regs[RIP])) return 1;
+    a->status = REFUSED;
+    return 0;
+}
+
+/* In the handler of every signal of the guest: note, and return to it or to the loop over requests. */
+static void step(int sig, siginfo_t *info, void *context)
+{
+    ucontext_t *uc = context;
+    greg_t *regs = uc->uc_mcontext.gregs;
+    (void)info;
+    __asm__ volatile("pushfq; andl $~0x40000, (%%rsp); popfq" : : : "memory", "cc");   /* AC may be the guest's */
+    if (!answered) _exit(6);                              /* a fault of our own */
+    if (stepped(regs, sig)) {
+        regs[REG_EFL] |= TF;
+        return;
+    }
+    base(ARCH_SET_FS, host_fs);
+    base(ARCH_SET_GS, host_gs);
+    memcpy(regs, outside.uc_mcontext.gregs, sizeof outside.uc_mcontext.gregs);
 }
 
 static void run_guest(const struct request *q, struct answer *a)
 {
-    uint64_t left, before;
-    if (set_regs(q->regs)) { a->status = REFUSED; memcpy(a->regs, q->regs, sizeof a->regs); return; }
     memcpy(a->regs, q->regs, sizeof a->regs);
-    while (a->steps < q->insns) {
-        before = a->regs[RIP];
-        enum kind kind = classify(before);
-        if (kind == FORBIDDEN) { a->status = REFUSED; return; }
-        for (int i = 0; i < MAX_REP; i++) {
-            a->signal = step(0);
-            get_regs(a->regs);
-            if (a->signal != SIGTRAP || kind != REP_STRING || a->regs[RIP] != before) break;
+    if (q->regs[FS_BASE] >> 47 || q->regs[GS_BASE] >> 47 || !look(q->regs[RIP])) {
+        a->status = REFUSED;
+        return;
+    }
+    asked = q;
+    answered = a;
+    long result, self = getpid();     /* kill() of the C library is said not to call back, which it does here */
+    __asm__ volatile("syscall" : "=a"(result) : "0"((long)SYS_kill), "D"(self), "S"((long)SIGUSR1) : "rcx", "r11", "memory");
+    answered = NULL;
+}
+
+static void prepare(void)
+{
+    static const int ours[] = { SIGTRAP, SIGSEGV, SIGBUS, SIGFPE, SIGILL };
+    struct sigaction action = { .sa_sigaction = step, .sa_flags = SA_SIGINFO | SA_ONSTACK };
+    stack_t stack = { .ss_size = ALT_STACK };
+
+    stack.ss_sp = mmap(NULL, ALT_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (stack.ss_sp == MAP_FAILED || sigaltstack(&stack, NULL)) die("sigaltstack");
+    for (unsigned i = 0; i < sizeof ours / sizeof *ours; i++)
+        if (sigaction(ours[i], &action, NULL)) die("sigaction");
+    action.sa_sigaction = enter;
+    if (sigaction(SIGUSR1, &action, NULL)) die("sigaction");
+    if (base(ARCH_GET_FS, (uint64_t)&host_fs) || base(ARCH_GET_GS, (uint64_t)&host_gs)) die("arch_prctl");
+    for (int i = 0; i < nregions; i++) {
+        struct region *g = &regions[i];
+        int protection = PROT_READ | PROT_WRITE | PROT_EXEC;
+        int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_POPULATE;
+        g->live = mmap((void *)g->start, g->length, protection, flags, -1, 0);
+        g->want = malloc(g->length);
+        if (g->live != (void *)g->start || !g->want) {
+            fprintf(stderr, "executor: cannot map guest memory at %#lx: %s (is vm.mmap_min_addr above it?)\n", g->start,
+                    strerror(errno));
+            exit(4);
         }
-        if (a->signal != SIGTRAP) { a->status = TRAPPED; read_fault(a); return; }
-        if (kind == REP_STRING && a->regs[RIP] == before) { a->status = RUNAWAY; return; }
-        if (kind == BREAKPOINT) { a->status = TRAPPED; a->vector = 3; return; }
-        /* The image shows this process's TF (the step) and IF (user mode): the vectors run with both clear. */
-        uint8_t *image = kind == PUSHF ? guest(a->regs[RSP], &left) : NULL;
-        if (image && left > 1) image[1] &= ~3;
-        a->steps++;
     }
 }
 
@@ -233,15 +249,6 @@ static void answer(struct answer *a)
     }
 }
 
-/* Both processes on one CPU: a step then costs two context switches, not two wake-ups of an idle CPU. */
-static void pin(void)
-{
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(sched_getcpu(), &one);
-    sched_setaffinity(0, sizeof one, &one);
-}
-
 int main(int argc, char **argv)
 {
     struct request q;
@@ -251,8 +258,7 @@ int main(int argc, char **argv)
     }
     for (int i = 1; i < argc && nregions < MAX_REGIONS; i++, nregions++)
         if (sscanf(argv[i], "%lx:%lx", &regions[nregions].start, &regions[nregions].length) != 2) return 2;
-    pin();
-    start_guest();
+    prepare();
     while (fread(&q, 1, sizeof q, stdin) == sizeof q) {
         struct answer a = { 0 };
         struct run s;
@@ -269,6 +275,5 @@ int main(int argc, char **argv)
         answer(&a);
     }
     fflush(stdout);
-    ptrace(PTRACE_KILL, child, 0, 0);
     return 0;
 }

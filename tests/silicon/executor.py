@@ -86,7 +86,8 @@ def executor() -> Path:
             raise Unavailable("the executor needs gcc: apt-get install gcc libc6-dev")
         _BUILD.mkdir(parents=True, exist_ok=True)
         scratch = binary.with_suffix(f".{os.getpid()}")
-        command = [compiler, "-O2", "-Wall", "-Wextra", "-o", scratch, _SOURCE]
+        # No lazy binding: it looks into thread-local memory, while FS is the guest's.
+        command = [compiler, "-O2", "-Wall", "-Wextra", "-mno-red-zone", "-Wl,-z,now", "-o", scratch, _SOURCE]
         if subprocess.run(command, check=False).returncode:
             raise Unavailable(
                 "the executor does not compile; it needs the C library's headers: apt-get install libc6-dev"
@@ -118,7 +119,7 @@ def run(vectors: Sequence[dict], fill: int = 0) -> list[Outcome]:
     regions = [f"{start:x}:{length:x}" for start, length in REGIONS.values()]
     requests = b"".join(part for vector in vectors for part in _request(vector, fill))
     done = subprocess.run([executor(), *regions], input=requests, capture_output=True, check=False)
-    if done.returncode in (4, 5):
+    if done.returncode == 4:
         raise Unavailable(done.stderr.decode().strip())
     if done.returncode:
         raise RuntimeError(done.stderr.decode().strip() or f"the executor ended with {done.returncode}")

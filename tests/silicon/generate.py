@@ -17,6 +17,7 @@ from tests.silicon import encode, flags, semantics
 from tests.silicon.executor import REGS, Outcome, run
 from tests.silicon.state import Reject, State
 from tests.silicon.table import rows
+from tests.silicon.vendors import disputed
 
 #: Rows that only raise, or do nothing: generated, but rarely.
 _RARE = {
@@ -92,12 +93,20 @@ def _weights(only: tuple[str, ...]) -> tuple[tuple[Row, ...], tuple[float, ...]]
     return table, tuple(weight)
 
 
+def _split_lock(draft: encode.Draft) -> bool:
+    """Whether a locked access crosses a line of 64 bytes."""
+    locked = draft.lock or (draft.row.mnemonic == "xchg" and draft.memory)
+    return locked and draft.address is not None and draft.address % 64 + draft.access_size() > 64
+
+
 def build(row: Row, state: State, first: bool) -> Piece:
     """An instance of the row for this state, which it changes; `Reject` when it does not fit."""
     draft = encode.shape(row, state)
     semantics.prepare(draft, first)
     if row.modrm:
         encode.steer(draft)
+    if _split_lock(draft):
+        raise Reject("a locked access across lines of a cache: kernels and hypervisors make it wait for milliseconds")
     defined, unknown = semantics.finish(draft)
     code = semantics.link(draft, encode.emit(draft))
     state.use(draft.touched)
@@ -144,7 +153,9 @@ def _settle(snippet: Snippet, outcome: Outcome) -> None:
     """Take what silicon did, or take the last instruction back when a model could not be asked to do the same."""
     piece = snippet.pieces[-1]
     expected = outcome.trap is not None and outcome.trap.vector in (6, 13) if piece.bad else True
-    if not outcome.faithful or not expected or (outcome.trap and outcome.steps != len(snippet.pieces) - 1):
+    usable = outcome.faithful and expected and not (outcome.trap and outcome.steps != len(snippet.pieces) - 1)
+    stored = outcome.trap is not None and snippet.state.after(outcome) != snippet.state.mem
+    if not usable or disputed(piece, snippet.state.regs, outcome, stored):
         snippet.pieces.pop()
         snippet.state, snippet.finished = snippet.before, True
         return

@@ -187,10 +187,14 @@ class State:
 
     def absorb(self, outcome: Outcome) -> None:
         """The current state is what silicon left after all instructions so far."""
-        self.regs = dict(outcome.regs)
-        self.mem = dict(self.first_mem)
+        self.regs, self.mem = dict(outcome.regs), self.after(outcome)
+
+    def after(self, outcome: Outcome) -> dict[int, int]:
+        """The memory that silicon left."""
+        memory = dict(self.first_mem)
         for address, data in outcome.changed:
-            self.mem.update({address + i: byte for i, byte in enumerate(data)})
+            memory.update({address + i: byte for i, byte in enumerate(data)})
+        return memory
 
     def initial(self) -> dict:
         """The `initial` part of a vector; all registers that are not zero are named."""

@@ -32,6 +32,8 @@ ALIASES = {"sal": "shl", "movabs": "mov", "cwde": "cbw", "cdqe": "cbw", "cdq": "
 
 def excluded(row: Row) -> str | None:
     """Why this row is not generated, or None when it is."""
+    if row.mnemonic == "xchg" and row.prefix == 0xF3:
+        return "F3 with REX.B and 90: pause on Intel, xchg on AMD (seen on a Xeon and on Zen 4)"
     if row.mnemonic in EXCLUDE:
         return EXCLUDE[row.mnemonic]
     if row.priv is not Priv.ANY:
