@@ -13,5 +13,6 @@ COMMANDS = {
     "engines": "list the engines and what each can do here",
     "bench": "measure cycles per instruction, of traps, and per second",
     "export": "write the core as Verilog",
+    "kernel": "run functions of a Linux kernel and compare",
     "doctor": "check what is installed, and say what is missing",
 }

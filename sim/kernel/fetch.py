@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 CACHE_DIR = Path(__file__).resolve().parents[2] / "build" / "kernel"
@@ -37,6 +39,13 @@ def fetch(flavour: str = FLAVOURS[0], folder: Path = CACHE_DIR, *, again: bool =
     if shutil.which("apt-get") is None or shutil.which("apt-cache") is None:
         raise FetchError(f"there is no apt here, which kernels are fetched with. {_GIVE_ONE}")
     folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        held = cached(flavour, folder)  # another process may have fetched it
+        return held if held is not None and not again else _fetch(flavour, folder)
+
+
+def _fetch(flavour: str, folder: Path) -> Path:
     why = ""
     for options in ((), _own_lists(folder)):
         if options:
@@ -45,10 +54,11 @@ def fetch(flavour: str = FLAVOURS[0], folder: Path = CACHE_DIR, *, again: bool =
         name = newest(_run("apt-cache", *options, "search", "--names-only", "^linux-image-[0-9]").stdout, flavour)
         if name is None:
             continue
-        done = _run("apt-get", *options, "download", name, cwd=folder)
-        got = cached(flavour, folder)
-        if done.returncode == 0 and got is not None:
-            return got
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # what is interrupted leaves nothing behind
+            done = _run("apt-get", *options, "download", name, cwd=Path(scratch))
+            got = cached(flavour, Path(scratch))
+            if done.returncode == 0 and got is not None:
+                return got.rename(folder / got.name)
         why = _reason(done)
     what = f"apt offers no linux-image package ({flavour})" if not why else f"apt could not fetch a kernel ({why})"
     raise FetchError(f"{what}: check the network and apt's sources. {_GIVE_ONE}")
