@@ -25,8 +25,9 @@ MAY_IMPORT = {
     "kprobes.insn": ("kprobes", "capstone"),
     "sim": ("sim", "hw", "amaranth", "rich", "elftools", "vcd"),
     "sim.disasm": ("sim", "hw", "capstone"),
-    "sim.kernel": ("sim", "hw.isa", "elftools"),
+    "sim.kernel": ("sim", "hw", "elftools"),
     "sim.kernel.classify": ("capstone",),
+    "sim.kernel.emulator": ("unicorn",),
     "sim.machine": ("sim", "hw", "kprobes"),
 }
 
