@@ -253,7 +253,7 @@ class Core(Component):
         self._pages(m, f, d, a, mem, x, w, mmu)
         if self._shared:
             self._order(m, a, (mem, x, w), w, mmu, split)
-        self._code_pages(m, f, (d, a, mem, x, w), w)
+        self._code_pages(m, f, length, (d, a, mem, x, w), w)
         self._show(m, f, length, d, a, mem, x, w)
         return m
 
@@ -299,12 +299,13 @@ class Core(Component):
         ]
         m.d.sync += holds.eq(keeps)
 
-    def _code_pages(self, m, f, stages, w):
+    def _code_pages(self, m, f, length, stages, w):
         """Are bytes of the pages just stored to in flight? The two views of RAM share the low address bits; with tables, a
         page that the fetch TLB has may be in flight."""
         hits = [f.holds_stored]
         for page in (w.stored_page, w.stored_last):
             hits += [f.queue_page_valid & (f.queue_page == page), f.fetch_page_valid & (f.fetch_page == page)]
+            hits.append(length.held & (length.held_page == page))
             for stage in stages:
                 payload = stage.i.payload
                 u = payload if stage is stages[0] else payload.u

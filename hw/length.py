@@ -100,6 +100,8 @@ class Length(Component):
     fault: In(Fault)  #: why there will be no byte after those
     consume: Out(range(17))  #: bytes taken in this cycle
     o: Out(stream.Signature(Insn))
+    held: Out(1)  #: prefixes have been taken of an instruction that is not complete
+    held_page: Out(19)  #: physical page of the first of them, where the map is static
     kill: In(1)  #: drops, at the end of this cycle, what is in ``o`` and all prefix state; nothing is consumed
 
     def elaborate(self, _):
@@ -202,6 +204,11 @@ class Length(Component):
             middle.eq(what.modrm + has_sib + disp_size),
             total.eq(Mux(another, lead + 2, base + what.modrm + has_sib + disp_size + imm_size)),
         ]
+
+        m.submodules.hold = hold = Module()
+        first = (self.pc - taken)[:31]
+        with hold.If(taken != 0):
+            hold.d.comb += [self.held.eq(1), self.held_page.eq(first[12:])]
 
         # Is it all here? If not all of it ever can be, it goes on with a fault.
         m.submodules.decide = decide = Module()

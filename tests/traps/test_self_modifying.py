@@ -33,3 +33,15 @@ def test_store_ahead(bench, ahead, alias):
     bench.load(text)
     bench.run()
     assert bench.reg("rax") == 5
+
+
+@pytest.mark.parametrize("prefixes", range(1, 13))
+@pytest.mark.parametrize("ahead", range(4))
+def test_a_prefix_alone_in_its_page(bench, ahead, prefixes):
+    """A store to a prefix that is the last byte of its page, while the length stage is at the prefixes of the next page."""
+    nops, more = "nop; " * ahead, ".byte 0x2e; " * prefixes
+    far = f".balign 4096; .fill 4095, 1, 0x90; p: .byte 0x66; {more} inc %eax; hlt"
+    text = f"start: mov $0xffff, %eax; movb $0x2e, p; {nops} jmp p; {far}"
+    bench.load(text)
+    bench.run()
+    assert bench.reg("rax") == 0x10000
