@@ -288,6 +288,35 @@ def test_a_gate_beyond_the_limit():
     run(test)
 
 
+def test_a_probe_is_checked_and_accesses_nothing():
+    """As a load, or with `intent` as a store; there is no request and no answer to wait for."""
+
+    async def test(b):
+        for intent in (0, 1):
+            for address, fault in ((HOLE, (Vector.GP, 0)), (RAM, (Vector.PF, 2 * intent)), (0x1234, None)):
+                b.put(dict(probe=1, msize=0), dict(disp=address, intent=intent))
+                assert not b.ctx.get(b.dut.request)
+                seen = await b.go()
+                assert (seen.fault, seen.load, seen.store) == (fault, 0, 0)
+
+    run(test)
+
+
+def test_alignment():
+    """#GP(0) for an operand of 16 bytes that is not aligned, whatever the stack and wherever it lies; a bad address goes first."""
+
+    async def test(b):
+        for address in (0x1000, 0x1008, 0x100F, RAM + 8, RAM + 16):
+            for stack in (0, 1):
+                b.put(dict(load=1, msize=3), dict(disp=address, align=1, stack=stack, intent=1))
+                want = (Vector.GP, 0) if address % 16 else (Vector.PF, 2) if address >= RAM else None
+                assert (await b.go()).fault == want
+        b.put(dict(load=1, msize=3), dict(disp=HOLE + 8, align=1, stack=1))
+        assert (await b.go()).fault == (Vector.SS, 0)
+
+    run(test)
+
+
 def test_an_older_fault_of_the_uop_stays():
     async def test(b):
         b.put(dict(fault=dict(valid=1, vector=Vector.UD, has_error=1, error=0)), dict(disp=HOLE))

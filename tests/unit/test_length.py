@@ -280,6 +280,22 @@ def test_kill_drops_everything():
     simulate(testbench)
 
 
+def test_the_page_of_held_prefixes_is_known():
+    """From the cycle after a prefix is taken to the instruction's end."""
+    rng = Random(9)
+
+    async def testbench(ctx, dut):
+        feeder = Feeder(ctx, dut, rng, b"\x66\x2e\x2e\x90", 0x7FFFF)
+        ctx.set(dut.o.ready, 1)
+        for held in (0, 1, 1, 0):
+            feeder.drive()
+            assert ctx.get(dut.held) == held and (not held or ctx.get(dut.held_page) == 0x7F)
+            feeder.take()
+            await ctx.tick()
+
+    simulate(testbench)
+
+
 def test_a_vex_prefix_takes_no_cycle():
     """The instruction with it, and ordinary code around it, one a cycle."""
     rng = Random(8)
