@@ -104,6 +104,14 @@ DATA = [
     S("start: iretq; l: hlt", "#DB@l", at(0x7000, ANY, 8, stack=["l", 8, 2, 0x7100, 0x10]), dr6(b(0)), id="s100-iretq-pops"),
     S("start: mov (%rbx), %rax; prefetcht0 (%rbx); lea (%rbx), %rcx; done: hlt", "", at(V, WRITE, 4, rbx=V), None, id="s099-load"),
     S("start: prefetcht0 (%rbx); lea (%rbx), %rcx; done: hlt", "", at(V, ANY, 4, rbx=V), None, id="s100-prefetch"),
+    *(S(f"start: {name} (%rbx); n: hlt", "#DB@n", at(V, ANY, 4, rbx=V + 3), dr6(b(0)), id=f"s100-{name}")
+      for name in ("clflush", "clflushopt", "clwb")),
+    S("start: clflush (%rbx); done: hlt", "", at(V, WRITE, 4, rbx=V), None, id="s099-clflush"),
+    S("start: lock cmpxchg16b (%rbx); n: hlt", "#DB@n", at(V + 8, WRITE, 8, rbx=V, rax=1), dr6(b(0)),
+      id="s098-cmpxchg16b-that-fails"),
+    S("start: enter $8, $0; n: hlt", "#DB@n", at(STACK - 8, WRITE, 8), dr6(b(0)), id="s098-enter"),
+    S("start: movbe %rax, (%rbx); n: hlt", "#DB@n", at(V + 4, WRITE, 4, rbx=V), dr6(b(0)), id="s098-movbe"),
+    S("start: bts %rcx, (%rbx); n: hlt", "#DB@n", at(V + 8, WRITE, 8, rbx=V, rcx=64), dr6(b(0)), id="s098-bit-string"),
     S("start: mov (%rbx), %rax; n: hlt", "#DB@n", at(V, ANY, 4, rbx=V), dr6(b(0)), id="s100-load"),
     S("start: movb $1, (%rbx); n: hlt", "#DB@n", at(V, WRITE, 4, rbx=V + 3), dr6(b(0)), id="s101-last-byte"),
     S("start: movl $1, (%rbx); n: hlt", "#DB@n", at(V, WRITE, 4, rbx=V - 2), dr6(b(0)), id="s102-across-the-start"),
@@ -178,6 +186,9 @@ PORTS = [
     S("start: in (%dx), %ax; done: hlt", "", at(0x80, PORT, cr4=0x28, rdx=0x7E), None, id="s120-before"),
     S("start: out %al, $0x80; done: hlt", "", at(0x80, PORT), None, id="s120-without-de"),
     S("start: mov %al, 0x80; mov 0x80, %al; done: hlt", "", at(0x80, PORT, cr4=0x28), None, id="s120-memory"),
+    S(RETURN + "start: rep outsb; done: hlt", "#DB@start RF; #DB@done -RF", at(0x80, PORT, cr4=0x28, rcx=2, rdx=0x80, rsi=V), None,
+      id="s120-rep-outs"),
+    S("start: insb; n: hlt", "#DB@n", at(0x80, PORT, cr4=0x28, rdx=0x80, rdi=V), dr6(b(0)), id="s120-ins"),
     S("start: out %al, $0x80; in $0x80, %al; done: hlt", "", at(0x80, ANY, cr4=0x28), None, id="s120-not-a-data-breakpoint"),
 ]
 

@@ -92,6 +92,8 @@ GATES = [
 STEPS = [
     S(STEP + "start: int $32; n: nop;" + END + "h32: nop; nop; iretq", "v32@n TF / -TF; #DB@done TF; " + ENDED,
       TF | dict(gates={32: DPL3}), None, id="s085-int-from-cpl-3"),
+    S("start: mov %db6, %rax", "#GP(0)@start RF", dict(dr7=0x2400), regs(dr7=0x2400), id="s121-privilege-before-detect"),
+    S("start: nop; l: nop; n: ud2", "#DB@l -RF", dict(dr0="l", dr7=0x402), last_frame(cs=USER_CS), id="s092-at-cpl-3"),
     S(STEP + "start: nop; a: nop;" + END, "#DB@a TF; #DB@done TF; " + ENDED, TF, last_frame(cs=USER_CS), id="s085-steps"),
 ]
 
