@@ -15,7 +15,7 @@ from sim.engine import RetireFlag, RetireRecord
 from tests.model import decode
 from tests.model.delivery import INTR, NMI
 from tests.model.model import Dead, Delivered, Illegal, Item, Model, Retired, Taken
-from tests.model.state import M64, RF, STATUS, ZF
+from tests.model.state import M64, STATUS, ZF
 from tests.silicon import flags
 
 _KINDS = ("fault", "trap", "software interrupt", "int1", "interrupt", "nmi")
@@ -218,8 +218,9 @@ class Lockstep:
         in_delivery = any(q.flags & RetireFlag.DELIVER for q in group.records[:-1])
         regs, state_flags = list(self.regs), self.flags
         stores = self._writes(group)
-        partial = any(q.bytes[: q.length].hex().find("0f01") >= 0 for q in group.records[:-1])  # sgdt, sidt: no rule
-        if partial and self.regs == regs:
+        # what sgdt, sidt and enter stored before the access that faults stays (enter: measured on silicon)
+        cut = decode.decode(group.records[0].bytes) if len(group.records) > 1 and not in_delivery else None
+        if cut is not None and (cut.map, cut.opcode) in ((0, 0xC8), (1, 0x01)) and self.regs == regs:
             for address, size, value in stores:
                 self.model.memory.store(address, size, value)
         elif not in_delivery and (stores or self.regs != regs):
@@ -235,10 +236,6 @@ class Lockstep:
         if group.kind != "delivery":
             raise Mismatch("frame", f"the model delivers vector {event.vector}; the core: {group}")
         frame = {address: value for address, _, value in self._writes(group)}
-        if event.vector == 8 and event.kind == 0:  # RF in the frame of a double fault is undefined (manual 1.2)
-            for stores in (frame, event.frame):
-                slot = max(event.frame) - 16
-                stores[slot] = stores.get(slot, 0) & ~RF
         for address in sorted(frame.keys() | event.frame.keys(), reverse=True):
             got, want = frame.get(address), event.frame.get(address)
             if got != want:

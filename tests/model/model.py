@@ -142,7 +142,7 @@ class Model:
                 if end == "double":
                     if fault.vector == 14:
                         self.state.cr2 = fault.cr2 or 0
-                    event = Event(8, FAULT, event.restart, event.restart, self.state.rflags | RF, 0)
+                    event = Event(8, FAULT, event.restart, event.restart, self.state.rflags & ~RF, 0)  # RF: 1.2
                 else:
                     error, restart = fault.error, event.restart
                     event = Event(fault.vector, FAULT, restart, restart, self.state.rflags | RF, error, fault.cr2)

@@ -194,6 +194,8 @@ def _plain(rng: Random) -> bytes:
         touches = {insn.reg, insn.rm} if row.modrm and insn.modrm >> 6 == 3 else {insn.reg} if row.modrm else {insn.opcode & 7}
         if row.modrm and insn.modrm & 0xC7 == 5 and -32 < insn.address_parts()[3] < 32:
             continue  # an instruction that stores into itself is more than the model can tell
+        if insn.opcode == 0x90 and insn.has(0xF3) and insn.rex & 1:
+            continue  # PAUSE on processors of Intel, XCHG on AMD's
         if 4 in touches and rng.random() < 0.9:
             continue
         if len(code) <= 15 and length(code.ljust(16, b"\0")) == len(code):

@@ -10,7 +10,7 @@ from tests.model.programs import program
 from tests.model.rig import Rig
 
 #: Programs for each engine.
-COUNT = {"pysim": 4, "compiled": 240}
+COUNT = {"pysim": 4, "compiled": 160}
 
 
 @pytest.fixture

@@ -36,6 +36,8 @@ def excluded(row: Row) -> str | None:
         return "F3 with REX.B and 90: pause on Intel, xchg on AMD (seen on a Xeon and on Zen 4)"
     if row.mnemonic in EXCLUDE:
         return EXCLUDE[row.mnemonic]
+    if row.mnemonic == "xchg" and row.prefix == 0xF3:
+        return "processors differ: with REX.B, F3 90 is XCHG on those of AMD, and PAUSE on those of Intel"
     if row.priv is not Priv.ANY:
         return "privileged"
     if any(name[0] in _SYSTEM_OPERANDS and name not in ("CL", "DX") for name in row.operands):

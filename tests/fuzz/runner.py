@@ -1,0 +1,244 @@
+"""Runs snippets on an engine without entering Python for each, and checks what the core shows of them.
+
+Every vector of the IDT leads to one handler, which adds `STRIDE` to the rip of a frame in memory and returns through that
+frame to the next snippet; registers stay as they are. The engine stops every few thousand cycles. A snippet that loops gets
+an NMI, one that stops the hart or spoils its system registers a fresh start with the next.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from hw.isa.facts import VECTORS, EventClass, Vector
+from hw.isa.reference import absent, lookup, split
+from hw.isa.rows import Raise
+from sim.engine import DesignError, Recording, RetireFlag, RetireRecord, StopOn, StopReason
+from sim.harts import REGISTERS
+from tests.fuzz.snippets import STRIDE
+
+IDT, GDT, TSS, IST, HANDLER, FRAME, STACK, DATA, CODE = (
+    0x1000, 0x2000, 0x3000, 0x5000, 0x6000, 0x7000, 0x20000, 0x30000, 0x400000,
+)  # fmt: skip
+#: A run is looked at after so many cycles; a snippet that is still the same then goes round in circles.
+CHUNK = 4000
+#: In so many cycles something retires or is taken, or the core hangs.
+PATIENCE = 1500
+
+_CODE64, _DATA64, _TR, _CODE3, _DATA3 = 8, 16, 24, 56, 64
+_GDT = {
+    _CODE64: 0x00AF9B000000FFFF, _DATA64: 0x00CF93000000FFFF, _TR: 0x00008B0000000067 | TSS << 16,
+    _CODE3: 0x00AFFB000000FFFF, _DATA3: 0x00CFF3000000FFFF,
+}  # fmt: skip
+_START = {
+    "idt_base": IDT, "idt_limit": 0xFFF, "gdt_base": GDT, "gdt_limit": 0xFF, "tr": _TR, "tr_base": TSS, "tr_limit": 0x67,
+}  # fmt: skip
+#: What a snippet at CPL 0 may have changed so that the next would not run as usual.
+_WATCHED = (*_START, "cr0", "cr3", "cr4", "dr7", "efer")
+_HAS_ERROR = {row.number: row.has_error for row in VECTORS}
+_FAULTS = frozenset(row.number for row in VECTORS) - {Vector.NMI}
+
+
+def _handler() -> bytes:
+    data = struct.pack("<I", DATA)
+    return b"".join((
+        b"\x48\xc7\xc4" + struct.pack("<I", FRAME),  # mov rsp, FRAME
+        b"\x48\x83\x04\x24" + bytes([STRIDE]),  # add qword [rsp], STRIDE
+        b"\xbb" + data, b"\x48\x8d\x73\x40", b"\x48\xc7\xc1\x03\x00\x00\x00",  # mov ebx, DATA; lea rsi, [rbx+64]; mov rcx, 3
+        b"\x48\xcf",
+    ))  # fmt: skip
+
+
+@dataclass
+class Findings:
+    """What a share of a campaign saw."""
+
+    snippets: int = 0
+    retired: int = 0
+    cycles: int = 0
+    traps: Counter[int] = field(default_factory=Counter)
+    loops: int = 0
+    restarts: int = 0
+    shutdowns: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def add(self, other: Findings) -> None:
+        """Take in those of another share."""
+        for name in ("snippets", "retired", "cycles", "loops", "restarts", "shutdowns"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.traps += other.traps
+        self.failures += other.failures
+
+
+class Runner:
+    """Runs fills of snippets on an engine with one hart and the default memory."""
+
+    def __init__(self, engine: Any):
+        self.engine = engine
+        self._legal: dict[bytes, str | None] = {}
+        self._last: list[RetireRecord] = []
+
+    # --- a machine
+
+    def _start(self, code: bytes, at: int, user: bool) -> None:
+        """Everything as new; the next snippet is the one at this address."""
+        engine = self.engine
+        engine.set_irq(0, None)
+        engine.reset()
+        image = bytearray(0x8000)
+        gate = struct.pack("<HHBBHII", HANDLER & 0xFFFF, _CODE64, 1, 0xEE, HANDLER >> 16, 0, 0)
+        image[IDT : IDT + 0x1000] = gate * 256
+        for selector, descriptor in _GDT.items():
+            struct.pack_into("<Q", image, GDT + selector, descriptor)
+        struct.pack_into("<I3QQ7QQHH", image, TSS, 0, *[IST] * 3, 0, *[IST] * 7, 0, 0, 0x68)
+        image[HANDLER : HANDLER + len(_handler())] = _handler()
+        cs, ss = (_CODE3 | 3, _DATA3 | 3) if user else (_CODE64, _DATA64)
+        struct.pack_into("<5Q", image, FRAME, at, cs, 2, STACK, ss)
+        engine.write_mem(0, bytes(image))
+        engine.write_mem(CODE, code)
+        for name, value in (_START | {"rip": at, "cs": cs, "ss": ss, "rsp": STACK, "rflags": 2}).items():
+            engine.write_reg(0, REGISTERS[name], value)
+        self._normal = self._system()
+        engine.drain()
+        engine.record(Recording.ALL)
+
+    def _system(self) -> tuple[int, ...]:
+        return tuple(self.engine.read_reg(0, REGISTERS[name]) for name in _WATCHED)
+
+    def _frame(self) -> int:
+        return struct.unpack("<Q", self.engine.read_mem(FRAME, 8))[0]
+
+    # --- a fill
+
+    def run(self, code: bytes, user: bool, name: str, restart_every: int = 4000) -> Findings:
+        """Run all snippets of a fill; `name` is how failures call it."""
+        engine, found = self.engine, Findings()
+        end = CODE + len(code)
+        at, since, stuck = CODE, 0, 0
+        self._start(code, at, user)
+        while at < end and len(found.failures) < 5:
+            try:
+                stop = engine.run(CHUNK, StopOn(reach=end))
+            except DesignError as error:
+                self._fail(found, name, code, at, f"{error}")
+                at, since = self._anew(code, at, user, found), 0
+                continue
+            found.cycles += stop.cycles
+            records = engine.drain().retires
+            self._check(records, found, name, code, at)
+            now = self._frame()
+            again = self._again(stop.reason, now == at, records, found, name, code, at)
+            now = now if CODE <= now <= end and not now % STRIDE and now >= at else at
+            stuck = stuck + 1 if now == at else 0
+            since += now - at
+            found.snippets += (now - at) // STRIDE
+            at = now
+            if stop.reason == StopReason.REACHED and now + STRIDE >= end:
+                break
+            if again or stuck > 8 or self._system() != self._normal or since > restart_every * STRIDE:
+                at, since, stuck = self._anew(code, at, user, found), 0, 0
+                found.snippets += 1
+        engine.record(Recording.OFF)
+        return found
+
+    def _anew(self, code: bytes, at: int, user: bool, found: Findings) -> int:
+        found.restarts += 1
+        self._start(code, at + STRIDE, user)
+        return at + STRIDE
+
+    def _again(
+        self, reason: StopReason, same: bool, records: list[RetireRecord], found: Findings, name: str, code: bytes, at: int
+    ) -> bool:
+        """What to do after a stop: True for a fresh start."""
+        engine = self.engine
+        if reason == StopReason.SHUTDOWN:
+            found.shutdowns += 1
+            self._chain(records, found, name, code, at)
+            return True
+        if reason == StopReason.TRAP_REQUEST:
+            engine.complete_trap(0, False)
+        elif reason == StopReason.HALTED:
+            engine.nmi(0)
+        elif reason == StopReason.MAX_CYCLES and not records:
+            self._fail(found, name, code, at, f"hangs: nothing happened for {CHUNK} cycles")
+            return True
+        elif reason == StopReason.MAX_CYCLES and same:
+            found.loops += 1
+            engine.nmi(0)
+        return False
+
+    # --- what is checked
+
+    def _check(self, records: list[RetireRecord], found: Findings, name: str, code: bytes, at: int) -> None:
+        legal = self._legal
+        before = records[0].cycle if records else 0
+        valid, trap, deliver = RetireFlag.VALID, RetireFlag.TRAP, RetireFlag.DELIVER
+        for r in records:
+            if r.cycle - before > PATIENCE and not self.engine.state(0).halted:
+                self._fail(found, name, code, r.pc, f"nothing retired from cycle {before} to {r.cycle}")
+            before = r.cycle
+            flags = r.flags
+            if flags & trap:
+                found.traps[r.trap_vector] += 1
+                problem = _undefined(r)
+                if problem:
+                    self._fail(found, name, code, r.pc, problem)
+            elif flags & valid and not flags & deliver:
+                found.retired += 1
+                text = r.bytes[: r.length]
+                if text not in legal:
+                    legal[text] = _illegal(text)
+                problem = legal[text]
+                if problem:
+                    self._fail(found, name, code, r.pc, f"{text.hex()} retired: {problem}")
+            if len(found.failures) >= 5:
+                return
+
+    def _chain(self, records: list[RetireRecord], found: Findings, name: str, code: bytes, at: int) -> None:
+        """A triple fault has a chain that leads to it: a fault, a double fault, and a third while that is delivered."""
+        chain = [r.trap_vector for r in records if r.flags & RetireFlag.TRAP][-3:]
+        if len(chain) >= 2 and chain[-2] != Vector.DF:
+            self._fail(found, name, code, at, f"shuts down after the traps {chain}, without a double fault")
+        if self._system() == self._normal and self.engine.read_mem(IDT, 0x1000) == bytes(self._gates()):
+            self._fail(found, name, code, at, f"shuts down after {chain}, though tables and registers are whole")
+
+    def _gates(self) -> bytes:
+        return struct.pack("<HHBBHII", HANDLER & 0xFFFF, _CODE64, 1, 0xEE, HANDLER >> 16, 0, 0) * 256
+
+    def _fail(self, found: Findings, name: str, code: bytes, pc: int, problem: str) -> None:
+        offset = pc - CODE & ~(STRIDE - 1)
+        text = code[offset : offset + STRIDE].hex() if 0 <= offset < len(code) else "outside the snippets"
+        found.failures.append(f"{name}, snippet {offset // STRIDE} at {pc:#x}: {problem}\n    {text}")
+
+
+def _undefined(r: RetireRecord) -> str | None:
+    """Why a trap is not one that the manual knows."""
+    error = bool(r.flags & RetireFlag.TRAP_HAS_ERROR)
+    if r.trap_class == EventClass.FAULT:
+        if r.trap_vector not in _FAULTS:
+            return f"fault {r.trap_vector} does not exist"
+        if error != _HAS_ERROR[r.trap_vector]:
+            return f"fault {r.trap_vector} with an error code: {error}"
+    elif error:
+        return f"vector {r.trap_vector} of class {EventClass(r.trap_class).name} has an error code"
+    return None
+
+
+def _illegal(text: bytes) -> str | None:
+    """Why these bytes must not retire; None if they may."""
+    parts = split(text)
+    if parts is None or parts.bytes != text:
+        return "it does not end there"
+    row = lookup(parts)
+    if row is None:
+        return None if absent(parts) is Raise.WAIT else "no row of the table"
+    return f"{row.mnemonic} only raises" if row.raises not in (Raise.NONE, Raise.WAIT) else None
+
+
+def fills(total: int, each: int) -> Iterable[tuple[int, int]]:
+    """Number and size of the fills that make up a total."""
+    for number, start in enumerate(range(0, total, each)):
+        yield number, min(each, total - start)
