@@ -312,7 +312,7 @@ def _p_interrupt_flag(rng: Random, me: int, all: int) -> Piece:
 
 def _p_segment(rng: Random, me: int, all: int) -> Piece:
     selector = rng.choice((16, 16, 16, 16, 0, 0x43, 0x10, 0x48, 0x50, 8, 0x1F8, 4, rng.getrandbits(16)))
-    register = 2
+    register = rng.choice((2, 2, 2, 3, 0, 4, 5))
     load = bytes([0x8E, 0xC0 | register << 3])
     extra = (load,) if rng.random() < 0.15 else ()
     return piece(b"\xb8" + _imm32(selector), load, *extra)
@@ -387,7 +387,6 @@ def program(seed: str) -> Program:
     regs |= {
         "rsp": layout.STACK, "rip": layout.CODE, "rflags": flags(rng) & ~(RF | NT) & (~IOPL if user and rng.random() < 0.6 else -1),
         "cs": layout.CODE3 | 3 if user else layout.CODE64, "ss": layout.DATA3 | 3 if user else layout.DATA64,
-        "ds": layout.DATA3 | 3, "es": layout.DATA3 | 3,
         "fs_base": rng.choice((0, 0, 0x40)), "gs_base": rng.choice((0, 0, 0x100)), "kernel_gs_base": rng.choice((0, 0x200)),
         "idt_base": layout.IDT, "idt_limit": 0xFFF, "gdt_base": layout.GDT, "gdt_limit": layout.GDT_LIMIT,
         "tr": layout.TR, "tr_base": layout.TSS, "tr_limit": layout.TSS_LIMIT,

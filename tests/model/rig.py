@@ -95,7 +95,7 @@ class Rig:
         for name, index in _SEGMENTS.items():
             if name in regs:
                 state.selectors[index] = regs[name]
-                state.cached[index] = layout.DESCRIPTORS.get(regs[name] & 0xFFF8)
+                state.cached[index] = layout.DESCRIPTORS.get(regs[name] & 0xFFF8) if index == SS else None
         state.rip, state.rflags = regs["rip"], regs["rflags"]
         state.fs_base, state.gs_base, state.kernel_gs_base = (regs[n] for n in ("fs_base", "gs_base", "kernel_gs_base"))
         state.idt = regs["idt_base"], regs["idt_limit"]
