@@ -16,7 +16,7 @@ QUICK := tests/test_layers.py tests/isa/test_table.py tests/kprobes/test_probe_r
          tests/kprobes/test_jprobes.py tests/unit/test_bits.py tests/unit/test_elf.py tests/unit/test_fetch.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench export vectors clean distclean
+.PHONY: help setup run test check bench export vectors campaign clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -44,6 +44,9 @@ vectors: $(READY) ## capture COUNT vectors from this machine's processor (SEED=n
 	@mkdir -p out
 	$(PY) -m tests.silicon.capture --count $(COUNT) --seed $(SEED) -o out/vectors-$(SEED).json
 	$(PY) -m sim vectors out/vectors-$(SEED).json $(ARGS)
+
+campaign: $(READY) ## run COUNT fresh vectors on the core, in all processors (SEED=n); shrink and keep what fails
+	$(PY) -m tests.silicon.campaign --count $(COUNT) --seed $(SEED) $(ARGS)
 
 clean: ## remove what was built, but not .venv
 	rm -rf build out .pytest_cache .ruff_cache .hypothesis *.egg-info

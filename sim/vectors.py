@@ -16,6 +16,9 @@ PATIENCE, PATIENCE_PER_INSN = 20_000, 1_000
 #: A failure shows so many differences.
 SHOWN = 4
 
+#: The end of a difference: the snippet stores where the vector names nothing.
+STRAY = "is not in the vector"
+
 RIP, RFLAGS = DebugReg.RIP.value, DebugReg.RFLAGS.value
 _GPRS = tuple(range(16))
 _CR2, _DR6 = DebugReg.SYS + SysReg.CR2, DebugReg.SYS + SysReg.DR6
@@ -141,7 +144,7 @@ class Runner:
             for i in range(1 << record.mem_size):
                 place = physical((record.mem_addr + i) & 0xFFFF_FFFF_FFFF_FFFF)
                 if place is None or not any(a <= place < a + len(d) for a, d in (*vector.mem, *vector.final_mem)):
-                    yield f"byte at {record.mem_addr + i:#x} is stored to by rip {record.pc:#x}, and is not in the vector"
+                    yield f"byte at {record.mem_addr + i:#x} is stored to by rip {record.pc:#x}, and {STRAY}"
                     break
 
     def _tidy(self, vector: Vector, stores: list[RetireRecord]) -> None:

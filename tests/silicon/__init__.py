@@ -4,5 +4,5 @@
 
 `executor` runs snippets natively (`executor.c`); `table` says which rows of `hw.isa` take part;
 `generate` grows snippets on the silicon, with `state`, `encode`, `semantics`, `strings` and `flags`; `capture` writes
-the file; `shrink` makes a failing vector small.
+the file; `shrink` makes a failing vector small; `campaign` does all of it for hundreds of thousands.
 """

@@ -40,7 +40,7 @@ _ATTEMPTS = 60
 
 @dataclass
 class Piece:
-    """One instruction of a snippet; a `bad` one was made to be refused (#UD or #GP)."""
+    """One instruction of a snippet; a `bad` one was made to be refused (#UD or #GP). `size`: of its operands, in bytes."""
 
     row: Row | None
     code: bytes
@@ -48,6 +48,7 @@ class Piece:
     defined: int = 0
     unknown: int = 0
     bad: bool = False
+    size: int = 0
 
 
 @dataclass
@@ -110,9 +111,9 @@ def build(row: Row, state: State, first: bool) -> Piece:
     defined, unknown = semantics.finish(draft)
     code = semantics.link(draft, encode.emit(draft))
     state.use(draft.touched)
-    piece = Piece(row, code, state.regs["rip"], defined, unknown)
+    piece = Piece(row, code, state.regs["rip"], defined, unknown, size=draft.size)
     if state.rng.random() < 0.01 and not draft.lock and len(code) < 15 and (LOCK not in row.ok or draft.rm is not None):
-        piece = Piece(row, b"\xf0" + code, piece.rip, bad=True)
+        piece = Piece(row, b"\xf0" + code, piece.rip, bad=True, size=draft.size)
     return piece
 
 
@@ -131,14 +132,18 @@ def _refused(state: State) -> Piece:
 
 
 def extend(snippet: Snippet, only: tuple[str, ...]) -> bool:
-    """Append an instruction; False when none of many attempts fits."""
+    """Append an instruction; False when none of many attempts fits.
+
+    The first one of every other snippet is of the row whose turn it is, so that no row is left out for long.
+    """
     table, weight = _weights(only)
     rng = snippet.state.rng
-    for _ in range(_ATTEMPTS):
+    turn = table[snippet.number // 2 % len(table)] if not snippet.pieces and snippet.number % 2 else None
+    for attempt in range(_ATTEMPTS):
         trial = snippet.state.fork()
         try:
-            row = rng.choices(table, weight)[0]
-            refuse = not only and rng.random() < 0.006
+            row = turn if turn and attempt < _ATTEMPTS // 2 else rng.choices(table, weight)[0]
+            refuse = not (only or turn) and rng.random() < 0.006
             piece = _refused(trial) if refuse else build(row, trial, not snippet.pieces)
             trial.put_code(piece.code)
         except Reject:
