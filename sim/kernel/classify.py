@@ -29,7 +29,7 @@ _EVEX = 0x62
 
 #: Class C that capstone puts into no group: save, restore and control of that state, but for what only a kernel may do.
 _STATE = ("fxsave", "fxrstor", "xsave", "xrstor", "fn", "ldmxcsr", "stmxcsr", "vldmxcsr", "vstmxcsr", "wait", "fwait")
-_SYSTEM = ("xsaves", "xrstors")
+SYSTEM = ("xsaves", "xrstors")
 
 #: What capstone does not know, or calls by another name: bytes, mnemonic, whether it is of class C.
 _UNKNOWN = tuple(
@@ -40,6 +40,7 @@ _UNKNOWN = tuple(
         ("f20f01ff", "pvalidate", False),
         ("f30f01fe", "rmpadjust", False),
         ("f30f01d9", "vmgexit", False),
+        ("660f01cc", "tdcall", False),
     )
 )
 
@@ -67,6 +68,6 @@ class Classifier:
         for insn in self._capstone.disasm(code, 0, 1):
             name = insn.mnemonic.split()[-1]
             grouped = name not in _INTEGER and not _VECTOR_GROUPS.isdisjoint(insn.groups)
-            state = name.startswith(_STATE) and not name.startswith(_SYSTEM)
+            state = name.startswith(_STATE) and not name.startswith(SYSTEM)
             return Opinion(insn.size, name, grouped or state or code[0] == _EVEX)
         return Opinion(0, "", False)

@@ -2,7 +2,8 @@
 
 As usual for counts of code (and as `objdump -d` sees it): sections of code are cut at their symbols, and each piece is
 read from its start to its end; the nops and int3s that only fill up to the next symbol are not counted. The length of an
-instruction is that of the table's own decoder (`hw.isa.reference`); only what the table does not know is asked of capstone.
+instruction is that of the table's own decoder (`hw.isa.reference`), whether the core has it or not; capstone names what it has
+not, and is asked for what no table of ours knows.
 
 Counted apart: x87, MMX, SSE and AVX with the saving of their state (class C), on registers that the core does not have.
 """
@@ -16,10 +17,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from hw.isa.absent import EVEX
 from hw.isa.opcodes import TABLE
-from hw.isa.reference import Parts, attributes, displacement_size, lookup, split
-from hw.isa.rows import Raise
-from sim.kernel.classify import Classifier
+from hw.isa.reference import Parts, absent, attributes, displacement_size, lookup, split
+from hw.isa.rows import VEX, Raise
+from sim.kernel.classify import SYSTEM, Classifier
 from sim.kernel.image import KernelImage, Section
 
 #: What stands among code and is none: 32-bit code, and a selector.
@@ -34,6 +36,9 @@ _KEYS = (2, 3, 4, 5, 7, 10)
 _MAX_LENGTH = 15
 
 _PADDING = frozenset({"nop", "int3"})
+
+#: Ways of refusing that tell what is refused: class C.
+_VECTOR = frozenset((Raise.X87, Raise.WAIT, Raise.MMX, Raise.SSE, Raise.AVX))
 
 _ROW_NUMBERS = {id(row): number for number, row in enumerate(TABLE)}
 
@@ -109,15 +114,15 @@ class Decoder:
         """Return what stands at the start of `code`, and how many of its bytes decide that."""
         parts = split(code)
         row = lookup(parts) if parts is not None else None
-        if parts is not None and row is not None and (row.raises != Raise.UD or row.mnemonic.startswith("ud")):
+        if parts is not None and row is not None:
             size = displacement_size(parts.modrm, parts.sib) if parts.has_modrm else 0
             return Kind(parts.length, _ROW_NUMBERS[id(row)], row.mnemonic, False), parts.length - size - parts.imm_size
         length, name, vector = self._classifier.opinion(code)
-        own = parts is not None and not parts.too_long and attributes(parts.map, parts.opcode).defined
-        if parts is not None and own:
-            length = parts.length
-            if row is not None and not vector:
-                return Kind(length, _ROW_NUMBERS[id(row)], row.mnemonic, False), _MAX_LENGTH
+        refused = absent(parts) if parts is not None and not parts.too_long else None
+        if parts is not None and refused is not None:  # an encoding that our own table knows, as left out
+            length, vector = parts.length, refused in _VECTOR and not name.startswith(SYSTEM)
+        elif parts is not None and parts.map < VEX and attributes(parts.map, parts.opcode).defined:
+            length = parts.length  # a place in a group that nobody has named
         if not length:  # without parts: an instruction that runs over the end
             return Kind(0 if parts is not None else _MAX_LENGTH, None, "", False), _MAX_LENGTH
         return Kind(length, None, _describe(parts, name), vector), _MAX_LENGTH
@@ -128,9 +133,10 @@ def _describe(parts: Parts | None, name: str) -> str:
     if parts is None:
         return name or "(unknown)"
     prefix = "lock " * parts.lock + {0: "", 2: "F2 ", 3: "F3 "}[parts.rep]
-    escape = {0: "", 1: "0F ", 2: "0F 38 ", 3: "0F 3A "}.get(parts.map, f"map {parts.map} ")
+    vector = "EVEX " if parts.map == EVEX else "VEX " if parts.map > VEX else ""
+    escape = ("", "0F ", "0F 38 ", "0F 3A ")[parts.map % VEX]
     group = f" /{parts.reg}" if parts.has_modrm else ""
-    return f"{name or '(unknown)'} ({prefix}{escape}{parts.opcode:02X}{group})"
+    return f"{name or '(unknown)'} ({prefix}{vector}{escape}{parts.opcode:02X}{group})"
 
 
 def sweep(image: KernelImage, show: Callable[[float], None] = lambda done: None) -> tuple[Sweep, Sweep]:
