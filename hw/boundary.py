@@ -9,7 +9,7 @@ from hw.isa.facts import SysOp, SysReg
 
 #: Instructions whose single step depends on TF as they leave it, not as they found it: `syscall` and `sysret` (3.3) put
 #: their `SysOp` here.
-TF_AT_END: tuple[SysOp, ...] = ()
+TF_AT_END: tuple[SysOp, ...] = (SysOp.SYSCALL, SysOp.SYSRET)
 
 
 class Shadow(enum.Enum, shape=2):
@@ -68,9 +68,8 @@ class Boundary(Component):
         tf, late, arms = Signal(), Signal(), Signal()
         m.d.comb += tf.eq(Mux(self.first, self.tf_before, started))
         with m.Switch(self.sysop):
-            if TF_AT_END:
-                with m.Case(*TF_AT_END):
-                    m.d.comb += late.eq(1)
+            with m.Case(*TF_AT_END):
+                m.d.comb += late.eq(1)
             with m.Case(SysOp.SEGMENT):
                 # a second one in a row makes none: Intel's rule, which bounds how long an interrupt waits (3.6)
                 m.d.comb += arms.eq((self.sysreg == SysReg.SS) & (self._again | (self.shadow != Shadow.MOVSS)))

@@ -12,8 +12,8 @@ from hw.isa.absent import ABSENT, EVEX
 from hw.isa.facts import STATUS_FLAGS, Op, SysOp, SysReg
 from hw.isa.opcodes import TABLE
 from hw.isa.reference import uses_vvvv
-from hw.isa.routines import ROUTINES
-from hw.isa.rows import LOCK, MEM, NO66, NOREP, NOREXB, REG, REXB, Raise, Row, Sel, Uop, When, reads_a
+from hw.isa.routines import ROUTINES, asking
+from hw.isa.rows import LOCK, MEM, NO66, NOREP, NOREXB, REG, REXB, RM, Priv, Raise, Row, Sel, Uop, When, reads_a
 from hw.types import Rep
 
 #: `Ctl.size` of a routine row that leaves the size to the instruction.
@@ -78,7 +78,8 @@ class Ctl(data.Struct):
     iret: 1
     # facts of the row, 0 in routine rows
     valid: 1
-    routine: 8  # index of the routine's first row in the ROM + 1
+    routine: 9  # index of the routine's first row in the ROM + 1
+    asking: 9  # the same of the routine that asks the I/O permission bitmap first
     lock_ok: 1
     lock: 1  # orders and locks without a prefix (xchg, mfence)
     need_mem: 1
@@ -87,6 +88,7 @@ class Ctl(data.Struct):
     vvvv: 1  # VEX.vvvv may name a register
     long: 1  # VEX.L may be 1
     priv: 3
+    need: 2
     raises: 4
 
 
@@ -156,7 +158,9 @@ def row_word(row: Row) -> dict:
         no_rep=NOREP in row.ok,
         vvvv=uses_vvvv(row) or row.raises is Raise.AVX,
         long=row.raises is Raise.AVX,
+        asking=ROM_START[asking(row)] + 1 if row.priv is Priv.IO else 0,
         priv=row.priv.value,
+        need=row.need.value,
         raises=row.raises.value,
     )
     return own | facts
@@ -185,7 +189,7 @@ def _keys(row: Row) -> dict:
     """What distinguishes a row among those of its opcode; None where anything goes."""
     mod3 = 1 if REG in row.ok else 0 if MEM in row.ok else None
     rexb = 1 if REXB in row.ok else 0 if NOREXB in row.ok else None
-    rm = 0 if "rm0" in row.ok else None
+    rm = next((n for n, mark in enumerate(RM) if mark in row.ok), None)
     return dict(reg=row.reg, mod3=mod3, rexb=rexb, rm=rm, prefix=row.prefix)
 
 
@@ -255,7 +259,7 @@ def _lower_group(m: Module, ctl, key, rows: list[Row]) -> None:
 
 
 def lower_rom(m: Module, ctl, address) -> None:
-    """Drives ``ctl`` with the ROM's row at ``address`` (8 bits)."""
+    """Drives ``ctl`` with the ROM's row at ``address`` (9 bits)."""
     with m.Switch(address):
         for i, entry in enumerate(ROM):
             with m.Case(i):

@@ -16,14 +16,14 @@ from hw.decode import Decode
 from hw.execute import ExecuteStage
 from hw.fetch import Fetch
 from hw.invariant import invariant
-from hw.isa.facts import RFlag, Size
+from hw.isa.facts import RFlag, Size, SysOp
 from hw.length import Length
 from hw.memory import MemoryStage
 from hw.mmu import Mmu
 from hw.regfile import Bypass, RegFile
 from hw.retire import RetireStage
 from hw.split import SplitBus
-from hw.sysregs import CR4_DE
+from hw.sysregs import APIC_EN, CR4_DE, CR4_FSGSBASE, CR4_TSD, CR4_UMIP, EFER_SCE
 
 
 class Core(Component):
@@ -220,6 +220,11 @@ class Core(Component):
             x.sysreg_data.eq(system.read_data),
             gates.cpl.eq(w.cpl),
             d.modes.nt.eq(w.rflags[RFlag.NT]),
+            d.modes.tsd.eq(system.cr4[CR4_TSD]),
+            d.modes.umip.eq(system.cr4[CR4_UMIP]),
+            d.modes.fsgsbase.eq(system.cr4[CR4_FSGSBASE]),
+            d.modes.sce.eq(system.efer[EFER_SCE]),
+            x.apic.eq(system.apic_base[APIC_EN]),
             gates.gdt_base.eq(system.gdt_base),
             gates.gdt_limit.eq(system.gdt_limit),
             gates.ldt_base.eq(system.ldt_base),
@@ -260,6 +265,10 @@ class Core(Component):
     def _pages(self, m, f, d, a, mem, x, w, mmu):
         """The walker's requesters. A walk sees every older store, and marks no page that is not used."""
         system = w.sys
+
+        def far(u):
+            return u.iret | (u.sysop == SysOp.FAR)
+
         nothing_older = Signal()
         connect(m, fetch=f.walk, mmu=mmu.fetch)
         connect(m, address=a.walk, mmu=mmu.data)
@@ -276,7 +285,7 @@ class Core(Component):
             mmu.data_kill.eq(a.kill),
             mmu.fetch_alone.eq(nothing_older & ~(a.i.valid | d.i.valid | w.delivering)),
             mmu.fetch_kill.eq(f.redirect.valid),
-            f.hold.eq(Cat(s.i.valid & (s.i.payload.u.deliver | s.i.payload.u.iret) for s in (x, w)).any()),
+            f.hold.eq(Cat(s.i.valid & (s.i.payload.u.deliver | far(s.i.payload.u)) for s in (x, w)).any()),
             f.stored_page.eq(w.stored_page),
             f.stored_last.eq(w.stored_last),
             a.smap.eq(system.cr4[21]),

@@ -58,8 +58,8 @@ class Decode(Component):
         m = Module()
         insn = self.i.payload
         row, ctl = Signal(Ctl), Signal(Ctl)
-        upc = Signal(8)  # ROM address + 1; 0 at the start of an instruction
-        upc_now = Signal(8)
+        upc = Signal(9)  # ROM address + 1; 0 at the start of an instruction
+        upc_now = Signal(9)
         with_error = Signal()
         in_routine = upc != 0
         m.submodules.stack = stack = ReturnStack()
@@ -77,11 +77,11 @@ class Decode(Component):
         ]
 
         lower_table(m, row, insn)
-        direct = (row.priv == Priv.IO.value) & (self.cpl <= self.iopl)  # a port that nobody need ask for
-        m.d.comb += upc_now.eq(Mux(in_routine, upc, Mux(direct, 0, row.routine)))
+        asks = (row.priv == Priv.IO.value) & (self.cpl > self.iopl)
+        m.d.comb += upc_now.eq(Mux(in_routine, upc, Mux(asks, row.asking, row.routine)))
         m.d.comb += ctl.eq(row)
         with m.If(upc_now != 0):
-            lower_rom(m, ctl, (upc_now - 1)[:8])
+            lower_rom(m, ctl, (upc_now - 1)[:9])
 
         # the sequencer
         bad = Signal(Fault)

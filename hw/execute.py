@@ -9,10 +9,12 @@ from hw.bits import Bits
 from hw.breakpoints import Watch
 from hw.cpuid import lower_cpuid
 from hw.crc import Crc32c
+from hw.descriptor import canonical
 from hw.flags import status_image, status_of
 from hw.gates import Gates
 from hw.handshake import has_room, register_output
 from hw.isa.facts import STATUS_BITS, Op, RFlag, SysOp, SysReg, Vector
+from hw.msr import NOWHERE, Msrs
 from hw.muldiv import MulDiv
 from hw.regfile import Bypass, merge
 from hw.scatter import Scatter
@@ -49,7 +51,7 @@ class ExecuteStage(Component):
     redirect : a branch turned out otherwise than predicted; valid as the uop leaves.
     bypass : what this stage's uop will write.
     rflags : committed RFLAGS; its system bits are current here, since changing them refetches.
-    sysreg, sysreg_data : system register port. tsc : cycles since reset.
+    sysreg, sysreg_data : system register port. tsc : its counter. apic : IA32_APIC_BASE.EN.
     resolved, resolved_pc, agreed : a conditional branch leaves; it went backward, or stayed (the static prediction).
     led : an indirect branch at resolved_pc leaves, to redirect.target.
     older : stage W holds something. io_valid, io_port, io_size, io_data : an `in`, when nothing older is in flight.
@@ -65,6 +67,7 @@ class ExecuteStage(Component):
     sysreg: Out(6)
     sysreg_data: In(64)
     tsc: In(64)
+    apic: In(1)
     resolved: Out(1)
     led: Out(1)
     resolved_pc: Out(64)
@@ -95,6 +98,7 @@ class ExecuteStage(Component):
         m.submodules.scatter = scatter = Scatter()
         m.submodules.crc = crc = Crc32c()
         m.submodules.gates = gates = self.gates
+        m.submodules.msrs = msrs = Msrs()
         is_shift, is_bits, is_muldiv, is_gate, is_scatter, is_crc = (Signal() for _ in range(6))
         for flag, ops in (
             (is_shift, _SHIFT),
@@ -150,6 +154,7 @@ class ExecuteStage(Component):
         decremented = Signal(64)
         count_zero, next_zero = Signal(), Signal()
         old = Signal(64)
+        writes_system = (op == Op.WRSYS) | (op == Op.WRMSR)
         m.d.comb += [
             wide.eq(size),
             after.eq(flags),
@@ -157,7 +162,10 @@ class ExecuteStage(Component):
             decremented.eq(a - 1),
             count_zero.eq(Mux(size == 2, a[:32] == 0, a == 0)),
             next_zero.eq(Mux(size == 2, a[:32] == 1, a == 1)),
-            self.sysreg.eq(u.sysreg),
+            self.sysreg.eq(Mux((op == Op.RDMSR) | (op == Op.WRMSR), msrs.reg, u.sysreg)),
+            msrs.number.eq(Mux((op == Op.RDMSR) | (op == Op.WRMSR), a, 0)),
+            msrs.data.eq(Mux(writes_system, b, 0)),
+            msrs.target.eq(Mux(writes_system, self.sysreg, NOWHERE)),
         ]
         with m.Switch(op):
             with m.Case(*_ALU):
@@ -180,8 +188,19 @@ class ExecuteStage(Component):
                 m.d.comb += [result.eq(gates.result), keep.eq(gates.keep_register), after.z.eq(gates.zero)]
                 with m.If((op != Op.LAR) & (op != Op.LSL)):  # an address or a selector, whatever the operand size
                     m.d.comb += wide.eq(3)
-            with m.Case(Op.MOV, Op.WRSYS, Op.JMPA):
+            with m.Case(Op.MOV, Op.WRSYS, Op.WRMSR, Op.JMPA, Op.SYSRET):
                 m.d.comb += result.eq(b)
+                with m.If((op == Op.WRSYS) & (size == 2)):  # wrfsbase of 32 bits
+                    m.d.comb += result.eq(b[:32])
+            with m.Case(Op.RDMSR):
+                read = Mux(msrs.constant, msrs.value, self.sysreg_data)
+                m.d.comb += result.eq(Mux(u.bsize == 1, read[32:], read[:32]))
+            with m.Case(Op.PAIR):
+                m.d.comb += [result.eq(Cat(b[:32], a[:32])), wide.eq(3)]
+            with m.Case(Op.LMSW):
+                m.d.comb += result.eq((self.sysreg_data & ~0xE) | b[:4])
+            with m.Case(Op.CLTS):
+                m.d.comb += result.eq(self.sysreg_data & ~0x8)
             with m.Case(Op.OUT):  # the port, whatever the operand size
                 m.d.comb += [result.eq(port), wide.eq(3)]
             with m.Case(Op.MOVZX, Op.MOVSX):
@@ -219,17 +238,17 @@ class ExecuteStage(Component):
             with m.Case(Op.SAHF):
                 image = Cat(a[8:16], Const(0, 3), flags.o)
                 m.d.comb += after.eq(status_of(image))
-            with m.Case(Op.RDFLAGS):
+            with m.Case(Op.RDFLAGS, Op.SYSCALL):
                 m.d.comb += result.eq((self.rflags & ~_HIDDEN) | status_image(flags))
             with m.Case(Op.RDSYS):
                 m.d.comb += result.eq(self.sysreg_data)
             with m.Case(Op.IN):
                 m.d.comb += result.eq(self.io_data)
             with m.Case(Op.CPUID):
-                m.d.comb += result.eq(lower_cpuid(m, a[:32], b[:32], u.bsize))
+                m.d.comb += result.eq(lower_cpuid(m, a[:32], b[:32], u.bsize, self.apic))
             with m.Case(Op.RDTSC):
                 m.d.comb += result.eq(Mux(u.imm[0], self.tsc[32:], self.tsc[:32]))
-        with m.If((u.sysop == SysOp.POPF) | (u.sysop == SysOp.IRETF)):
+        with m.If((u.sysop == SysOp.POPF) | (u.sysop == SysOp.IRETF) | (u.sysop == SysOp.SYSRET)):
             m.d.comb += after.eq(status_of(b))
 
         # where rip goes
@@ -243,8 +262,10 @@ class ExecuteStage(Component):
             with m.Case(Op.JCC):
                 with m.If(holds_cond):
                     m.d.comb += target.eq(near)
-            with m.Case(Op.JMPA, Op.CALLA):
+            with m.Case(Op.JMPA, Op.CALLA, Op.SYSRET):
                 m.d.comb += target.eq(a)
+            with m.Case(Op.SYSCALL):
+                m.d.comb += target.eq(self.sysreg_data)
             with m.Case(Op.LOOP):
                 with m.If(~next_zero & ((u.bsize == 0) | holds_cond)):
                     m.d.comb += target.eq(near)
@@ -271,20 +292,25 @@ class ExecuteStage(Component):
             m.d.comb += [error.eq(1), vector.eq(gates.vector), code.eq(gates.error)]
         with m.If(u.branch & (target[47:].any() & ~target[47:].all())):
             m.d.comb += error.eq(1)
-        with m.If((op == Op.WRSYS) & b[32:].any()), m.Switch(u.sysreg):
-            with m.Case(SysReg.DR6, SysReg.DR7, SysReg.CR0, SysReg.CR4, SysReg.CR8):
-                m.d.comb += error.eq(1)
+        with m.If(writes_system & msrs.refused):
+            m.d.comb += error.eq(1)
+        with m.If(((op == Op.RDMSR) & ~msrs.known) | ((op == Op.WRMSR) & (~msrs.known | msrs.msr_refused))):
+            m.d.comb += error.eq(1)
+        # there is no compatibility mode to return to
+        with m.If((op == Op.SYSRET) & ((size != 3) | ~canonical(a))):
+            m.d.comb += error.eq(1)
 
         full = merge(m, "result", wide, u.d_high, old, result)
         with m.If(keep):
             m.d.comb += full.eq(old)
         updated = Signal(Flags)
         # popf and iretq bring all six
-        brings = (u.sysop == SysOp.POPF) | (u.sysop == SysOp.IRETF)
+        brings = (u.sysop == SysOp.POPF) | (u.sysop == SysOp.IRETF) | (u.sysop == SysOp.SYSRET)
         mask = Mux(brings, 0x3F, u.flags)
         m.d.comb += [
             updated.eq((flags.as_value() & ~mask) | (after.as_value() & mask)),
             out.u.eq(u),
+            out.u.sysreg.eq(Mux(op == Op.WRMSR, msrs.reg, u.sysreg)),
             out.result.eq(full),
             out.u.store.eq(u.store & ~(u.touch & gates.keep_memory)),
             out.store.eq(Mux(op == Op.OUT, a, Mux(is_gate, gates.store, result))),

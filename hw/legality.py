@@ -4,7 +4,7 @@ from amaranth.hdl import Mux, Signal
 
 from hw.control import SysClass
 from hw.isa.facts import EventClass, SysOp, Vector
-from hw.isa.rows import Priv, Raise
+from hw.isa.rows import Need, Priv, Raise
 from hw.types import Fault, Rep
 
 
@@ -45,6 +45,13 @@ def lower_checks(m, row, delivering, cpl, iopl, guard, de, modes, fpu, insn, bad
         with m.Case(SysClass.DEBUG):
             with m.If(extended | (de & (field[1:3] == 2))):
                 m.d.comb += undefined.eq(1)
+    with m.Switch(row.need):
+        with m.Case(Need.SCE.value):
+            with m.If(~modes.sce):
+                m.d.comb += undefined.eq(1)
+        with m.Case(Need.FSGSBASE.value):
+            with m.If(~modes.fsgsbase):
+                m.d.comb += undefined.eq(1)
     with m.If(undefined):
         m.d.comb += [bad.valid.eq(1), bad.vector.eq(Vector.UD)]
     with m.Else():
@@ -56,6 +63,12 @@ def lower_checks(m, row, delivering, cpl, iopl, guard, de, modes, fpu, insn, bad
                 m.d.comb += refused.eq(cpl > iopl)
             with m.Case(Priv.NT.value):
                 m.d.comb += refused.eq(modes.nt)
+            with m.Case(Priv.TSD.value):
+                m.d.comb += refused.eq(modes.tsd & (cpl != 0))
+            with m.Case(Priv.UMIP.value):
+                m.d.comb += refused.eq(modes.umip & (cpl != 0))
+        with m.If(row.raises == Raise.GP.value):
+            m.d.comb += refused.eq(1)
         with m.If(refused):
             m.d.comb += [
                 bad.valid.eq(1),

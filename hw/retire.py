@@ -119,7 +119,7 @@ class RetireStage(Component):
         stale, stored, refetch = Signal(), Signal(), Signal()
         frozen = self.dbg.we
         alive = ~trap.shutdown & ~frozen
-        m.d.sync += self.tsc.eq(self.tsc + 1)
+        m.d.comb += self.tsc.eq(system.tsc)
 
         # --- what retires in this cycle ---
         able, commit, ends = Signal(), Signal(), Signal()
@@ -151,7 +151,7 @@ class RetireStage(Component):
         # --- flags, system registers, what is pending at the boundary ---
         cpl = system.cs[0:2]
         delivered = commit & (u.sysop == SysOp.DELIVER)
-        far = commit & (u.sysop == SysOp.FAR)
+        far, calls, returns = (commit & (u.sysop == op) for op in (SysOp.FAR, SysOp.SYSCALL, SysOp.SYSRET))
         segment = commit & (u.sysop == SysOp.SEGMENT)
         m.d.comb += [
             rflags.commit.eq(commit),
@@ -162,6 +162,7 @@ class RetireStage(Component):
             rflags.sysop.eq(u.sysop),
             rflags.flags.eq(d.flags),
             rflags.image.eq(d.store),
+            rflags.fmask.eq(system.fmask),
             rflags.cpl.eq(cpl),
             rflags.gate_trap.eq(self.gate_trap),
             self.rflags.eq(rflags.value),
@@ -175,10 +176,10 @@ class RetireStage(Component):
             system.fault_we.eq(trap.page_fault),
             system.cr2.eq(trap.cr2),
             system.deliver_we.eq(delivered),
-            system.far_we.eq(far),
+            system.far_we.eq(far | calls | returns),
             system.new_cs.eq(self.far_cs),
             system.new_ss.eq(self.far_ss),
-            system.ss_we.eq(self.far_ss_we),
+            system.ss_we.eq(self.far_ss_we | calls | returns),
             system.outer.eq(far & (self.far_cs[0:2] > cpl)),
             trap.done.eq(delivered),
             at.commit.eq(commit),
@@ -194,6 +195,12 @@ class RetireStage(Component):
             at.take.eq(trap.take),
             at.keep.eq(trap.take_fault & (u.fault.kind == EventClass.SOFT)),
         ]
+        with m.If(calls):  # the selectors of syscall and sysret are not looked up anywhere (SDM vol. 2)
+            base = system.star[32:48]
+            m.d.comb += [system.new_cs.eq(base & 0xFFFC), system.new_ss.eq(base + 8)]
+        with m.If(returns):
+            base = system.star[48:64]
+            m.d.comb += [system.new_cs.eq((base + 16) | 3), system.new_ss.eq((base + 8) | 3)]
         with m.If(ends):
             m.d.sync += rip.eq(d.target)
 

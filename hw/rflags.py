@@ -8,8 +8,8 @@ from hw.invariant import invariant
 from hw.isa.facts import STATUS_BITS, RFlag, SysOp
 from hw.types import Flags
 
-#: RFLAGS bits that exist in 64-bit mode (VIF, VIP, VM stay 0), and the one that always reads as 1.
-RFLAGS_MASK = sum(1 << bit for bit in RFlag if bit.name not in ("VM", "VIF", "VIP")) | 1 << (RFlag.IOPL + 1)
+#: RFLAGS bits that exist in 64-bit mode (VM stays 0), and the one that always reads as 1.
+RFLAGS_MASK = sum(1 << bit for bit in RFlag if bit != RFlag.VM) | 1 << (RFlag.IOPL + 1)
 RFLAGS_ONE = 2
 
 _STATUS = sum(1 << bit for bit in STATUS_BITS)
@@ -22,7 +22,8 @@ class Rflags(Component):
     -------
     commit : a uop retires; the members down to ``gate_trap`` belong to it.
     ends, last, iret, size, sysop : as in `hw.types.Done` and `hw.types.Uop`. flags : its status flags. image : what popf and
-    iretq load. cpl : before it. gate_trap : a delivery through a trap gate, which leaves IF.
+    iretq load, and sysret. fmask : what syscall clears. cpl : before it. gate_trap : a delivery through a trap gate, which
+    leaves IF.
     we, wdata : the debug port's write, in a cycle without commit.
     value : committed. after : what it will be after this cycle. status : the status flags of ``after``.
     """
@@ -35,6 +36,7 @@ class Rflags(Component):
     sysop: In(SysOp)
     flags: In(Flags)
     image: In(64)
+    fmask: In(64)
     cpl: In(2)
     gate_trap: In(1)
     we: In(1)
@@ -59,6 +61,14 @@ class Rflags(Component):
                     m.d.comb += after[RFlag.IF].eq(0)
                 with m.Case(SysOp.STI):
                     m.d.comb += after[RFlag.IF].eq(1)
+                with m.Case(SysOp.CLAC):
+                    m.d.comb += after[RFlag.AC].eq(0)
+                with m.Case(SysOp.STAC):
+                    m.d.comb += after[RFlag.AC].eq(1)
+                with m.Case(SysOp.SYSCALL):
+                    m.d.comb += [after.eq(arithmetic & ~self.fmask), after[RFlag.RF].eq(0)]
+                with m.Case(SysOp.SYSRET):
+                    m.d.comb += after.eq(self.image & ~(1 << RFlag.RF))
                 with m.Case(SysOp.CLD):
                     m.d.comb += after[RFlag.DF].eq(0)
                 with m.Case(SysOp.STD):
@@ -88,6 +98,8 @@ class Rflags(Component):
             m.d.comb += taken.eq(always | wide | Mux(self.iret, 1 << RFlag.RF, 0))
         with m.If(self.cpl == 0):
             m.d.comb += [taken[RFlag.IOPL].eq(1), taken[RFlag.IOPL + 1].eq(1)]
+            with m.If(self.iret & (self.size != 1)):
+                m.d.comb += [taken[RFlag.VIF].eq(1), taken[RFlag.VIP].eq(1)]
         with m.If(self.cpl <= iopl):
             m.d.comb += taken[RFlag.IF].eq(1)
         m.d.comb += after.eq((arithmetic & ~taken) | (self.image & taken))

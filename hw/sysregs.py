@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.bus import APIC_BASE
@@ -49,15 +49,26 @@ ROWS = (
     SysRow(SysReg.FS_BASE, ALL),
     SysRow(SysReg.GS_BASE, ALL),
     SysRow(SysReg.KERNEL_GS_BASE, ALL),
-    SysRow(SysReg.EFER, 0xD01, 0x500),
+    SysRow(SysReg.EFER, 0x801, 0x500, 0x500),
     SysRow(SysReg.LDTR, 0xFFFF),
     SysRow(SysReg.LDT_BASE, ALL),
     SysRow(SysReg.LDT_LIMIT, 0xFFFFFFFF),
+    SysRow(SysReg.STAR, ALL),
+    SysRow(SysReg.LSTAR, ALL),
+    SysRow(SysReg.CSTAR, ALL),
+    SysRow(SysReg.FMASK, 0xFFFFFFFF),
+    SysRow(SysReg.PAT, ALL, 0x0007040600070406),
+    SysRow(SysReg.TSC_AUX, 0xFFFFFFFF),
     SysRow(SysReg.APIC_BASE, 0x800, APIC_BASE | 0x900, APIC_BASE | 0x100),
 )
 
 #: CR4.DE, debugging extensions: I/O breakpoints, and no DR4 and DR5.
 CR4_DE = 3
+
+#: Bits that decode looks at (SDM vol. 3, 2.5): CR4, EFER, IA32_APIC_BASE.
+CR4_TSD, CR4_UMIP, CR4_FSGSBASE = 2, 11, 16
+EFER_SCE = 0
+APIC_EN = 11
 
 #: Segment registers whose hidden parts matter in 64-bit mode, and where their base is, if it is not 0.
 _SEGMENTS = {SysReg.ES: None, SysReg.DS: None, SysReg.FS: SysReg.FS_BASE, SysReg.GS: SysReg.GS_BASE}
@@ -81,6 +92,7 @@ class SysRegs(Component):
     deliver_we, far_we : a delivery or a far transfer ends. new_cs, new_ss, ss_we : the selectors then. db : the delivery was
     one of a #DB, which clears DR7.GD. outer : the transfer goes to less privilege: data segments that it may not use become
     null, their bases stay.
+    tsc : the time stamp counter, which counts cycles.
     tpr, cr8_we : CR8 is a half of the interrupt controller's task priority, and a write of it goes there.
     NAME : the value of each register that other parts watch, in lower case.
     """
@@ -109,6 +121,8 @@ class SysRegs(Component):
         SysReg.DR2,
         SysReg.DR3,
         SysReg.DR7,
+        SysReg.STAR,
+        SysReg.FMASK,
     )
 
     def __init__(self, config: Config):
@@ -137,6 +151,7 @@ class SysRegs(Component):
                 "new_ss": In(16),
                 "ss_we": In(1),
                 "db": In(1),
+                "tsc": Out(64),
                 "tpr": In(8),
                 "cr8_we": Out(1),
             }
@@ -153,6 +168,9 @@ class SysRegs(Component):
                         m.d.comb += data.eq(value[row.reg])
                 with m.Case(SysReg.CR8):
                     m.d.comb += data.eq(self.tpr[4:])
+                with m.Case(SysReg.TSC):
+                    m.d.comb += data.eq(self.tsc)
+        m.d.sync += self.tsc.eq(Mux(self.we & (self.waddr == SysReg.TSC), self.wdata, self.tsc + 1))
         m.d.comb += self.cr8_we.eq(self.we & (self.waddr == SysReg.CR8))
         with m.If(self.we), m.Switch(self.waddr):
             for row in ROWS:

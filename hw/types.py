@@ -167,6 +167,10 @@ class Modes(data.Struct):
     """System state, beside CPL and IOPL, that decides in decode whether an instruction may execute. A change refetches."""
 
     nt: 1
+    tsd: 1  # CR4.TSD
+    umip: 1  # CR4.UMIP
+    fsgsbase: 1  # CR4.FSGSBASE
+    sce: 1  # EFER.SCE
 
 
 class Decoded(data.Struct):

@@ -262,6 +262,13 @@ class Op(IntEnum):
     IOBASE = 104  # result = address of the I/O map base in the TSS
     IOMAP = 105  # a = that, b = port: result = address of the port's bits
     IOBITS = 106  # a = those, b = port: checks them
+    RDMSR = 107  # MSR a: low half, or with bsize W the high one
+    PAIR = 108  # a : b, 32 bits each
+    WRMSR = 109  # b goes to MSR a at retirement
+    SYSCALL = 83  # the image of RFLAGS that pushf stores; next_pc becomes system register imm
+    SYSRET = 79  # b, for RFLAGS; next_pc becomes a
+    LMSW = 78  # CR0 with the low four bits of b, of which the first stays
+    CLTS = 77  # CR0 without TS
 
 
 class SysOp(IntEnum):
@@ -285,6 +292,10 @@ class SysOp(IntEnum):
     SYNC = 12  # nothing but the refetch (serialising instructions)
     SEGMENT = 13  # segment register imm, hidden part and base := result (`hw.sysregs`)
     FAR = 14  # the last step of a far transfer: CS and SS as the checks kept them
+    SYSCALL = 15  # CS, SS and RFLAGS as STAR and FMASK say; TF as it then is decides on a single step
+    SYSRET = 16  # RFLAGS := result, CS and SS as STAR says; TF likewise
+    CLAC = 17
+    STAC = 18
 
 
 class SysReg(IntEnum):
@@ -321,6 +332,13 @@ class SysReg(IntEnum):
     LDTR = 34
     LDT_BASE = 36
     LDT_LIMIT = 37
+    STAR = 38
+    LSTAR = 39
+    CSTAR = 40
+    FMASK = 41
+    PAT = 42
+    TSC_AUX = 43
+    TSC = 44
     APIC_BASE = 35
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from hw.isa.absent import ABSENT, EVEX
 from hw.isa.facts import Seg
 from hw.isa.opcodes import TABLE
-from hw.isa.rows import LOCK, MEM, NO66, NOREP, NOREXB, REG, REXB, VEX, Raise, Row, TableError, check
+from hw.isa.rows import LOCK, MEM, NO66, NOREP, NOREXB, REG, REXB, RM, VEX, Raise, Row, TableError, check
 
 #: No instruction is longer; one that would be is a general-protection fault.
 MAX_LENGTH = 15
@@ -301,7 +301,7 @@ def _fits(row: Row, parts: Parts) -> bool:
         NOREXB: not parts.rex & 1,
         NO66: not parts.opsize,
         NOREP: not parts.rep,
-        "rm0": parts.rm == 0,
+        **{mark: parts.rm == n for n, mark in enumerate(RM)},
     }
     if row.reg not in (None, parts.reg) or not all(marks.get(mark, True) for mark in row.ok):
         return False

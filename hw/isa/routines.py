@@ -5,7 +5,7 @@ temporaries, below it only uops that cannot fault. Operand sizes that a row leav
 """
 
 from hw.isa.facts import Op, Reg, Size, SysOp, SysReg
-from hw.isa.rows import AMode, Flow, Sel, SizeRule, Uop, When
+from hw.isa.rows import AMode, Flow, Row, Sel, SizeRule, Uop, When
 
 _ALL = "cpazso"
 T0, T1, T2, T3, T4, T5, T6 = range(Reg.T0, Reg.T7)
@@ -113,6 +113,33 @@ _STEP_DI = Uop(Op.STEP, a=Reg.RDI, d=Reg.RDI)
 #: Places in the frames of enter: the outer one's at rbp, the new one's at rsp, both counted downward.
 _OUTER = dict(amode=AMode.BASE, base=Reg.RBP, scaled=True, turn=True, stack=True)
 _INNER = dict(amode=AMode.BASE, base=Reg.RSP, disp=-1, scaled=True, turn=True, stack=True)
+
+_INS = (
+    Uop(Op.MOV, amode=AMode.DI, probe=True, intent=True),  # before the port is read
+    Uop(Op.IN, b=Reg.RDX, d=T0),
+    Uop(Op.MOV, b=T0, amode=AMode.DI, store=True),
+    _STEP_DI,
+    _REPNEXT,
+)
+_OUTS = (
+    Uop(Op.MOV, b=Sel.MEM, d=T0, amode=AMode.SI, load=True),
+    # --- point of no return ---
+    Uop(Op.OUT, a=T0, b=Reg.RDX, sysop=SysOp.OUT),
+    _STEP_SI,
+    _REPNEXT,
+)
+_PORTS = {"imm": Sel.IMM, "dx": Reg.RDX}
+
+
+def _ask(port) -> tuple[Uop, ...]:
+    """The I/O permission bitmap of the TSS: two bytes of it, which hold the bits of four ports from any one on."""
+    bits = dict(a=Sel.MEM, b=port, amode=AMode.BASE, base=T5, load=True, msize=Size.W, implicit=True)
+    return (
+        Uop(Op.IOBASE, d=T5),
+        Uop(Op.IOMAP, d=T5, **bits),
+        Uop(Op.IOBITS, **bits),
+    )
+
 
 ROUTINES: dict[str, tuple[Uop, ...]] = {
     "xchg_reg": (
@@ -232,22 +259,13 @@ ROUTINES: dict[str, tuple[Uop, ...]] = {
         Uop(Op.MOV, a=Reg.RBP, b=T0, d=Reg.RBP),
         Uop(Op.MOV, b=T2, d=Reg.RSP, **_Q),
     ),
-    "ins": (
-        _REPCHK,
-        Uop(Op.MOV, amode=AMode.DI, probe=True, intent=True),  # before the port is read
-        Uop(Op.IN, b=Reg.RDX, d=T0),
-        Uop(Op.MOV, b=T0, amode=AMode.DI, store=True),
-        _STEP_DI,
-        _REPNEXT,
-    ),
-    "outs": (
-        _REPCHK,
-        Uop(Op.MOV, b=Sel.MEM, d=T0, amode=AMode.SI, load=True),
-        # --- point of no return ---
-        Uop(Op.OUT, a=T0, b=Reg.RDX, sysop=SysOp.OUT),
-        _STEP_SI,
-        _REPNEXT,
-    ),
+    "ins": (_REPCHK, *_INS),
+    "outs": (_REPCHK, *_OUTS),
+    # with CPL above IOPL (`asking`)
+    "ask_ins_dx": (_REPCHK, *_ask(Reg.RDX), *_INS),
+    "ask_outs_dx": (_REPCHK, *_ask(Reg.RDX), *_OUTS),
+    **{f"ask_in_{name}": (*_ask(port), Uop(Op.IN, a=Reg.RAX, b=port, d=Reg.RAX)) for name, port in _PORTS.items()},
+    **{f"ask_out_{name}": (*_ask(port), Uop(Op.OUT, a=Reg.RAX, b=port, sysop=SysOp.OUT)) for name, port in _PORTS.items()},
     "movs": (
         _REPCHK,
         Uop(Op.MOV, b=Sel.MEM, d=T0, amode=AMode.SI, load=True),
@@ -294,6 +312,25 @@ ROUTINES: dict[str, tuple[Uop, ...]] = {
         Uop(Op.CPUID, a=T0, b=T1, d=Reg.RCX, bsize=Size.D),
         Uop(Op.CPUID, a=T0, b=T1, d=Reg.RDX, bsize=Size.Q, sysop=SysOp.SYNC),
     ),
+    "rdtscp": (
+        Uop(Op.RDTSC, d=Reg.RAX),
+        Uop(Op.RDTSC, d=Reg.RDX, one=True),
+        Uop(Op.RDSYS, d=Reg.RCX, sysreg=SysReg.TSC_AUX),
+    ),
+    "rdmsr": (
+        Uop(Op.RDMSR, a=Reg.RCX, d=Reg.RAX),
+        # --- point of no return ---
+        Uop(Op.RDMSR, a=Reg.RCX, d=Reg.RDX, bsize=Size.W),
+    ),
+    "wrmsr": (
+        Uop(Op.PAIR, a=Reg.RDX, b=Reg.RAX, d=T0),
+        Uop(Op.WRMSR, a=Reg.RCX, b=T0, sysop=SysOp.WRITE, **_Q),
+    ),
+    "syscall": (
+        Uop(Op.CALL, d=Reg.RCX, **_Q),  # for its result, the next instruction
+        Uop(Op.SYSCALL, d=Reg.R11, sysop=SysOp.SYSCALL, sysreg=SysReg.LSTAR, **_Q),
+    ),
+    "lmsw": (_SELECTOR, Uop(Op.LMSW, b=T0, sysop=SysOp.WRITE, sysreg=SysReg.CR0, **_Q)),
     "sgdt": (
         Uop(Op.RDSYS, sysreg=SysReg.GDT_LIMIT, msize=Size.W, **_EA_STORE),
         Uop(Op.RDSYS, sysreg=SysReg.GDT_BASE, disp=2, **_EA_STORE),
@@ -387,3 +424,8 @@ ROUTINES: dict[str, tuple[Uop, ...]] = {
         Uop(Op.JMPA, a=T2, amode=AMode.SETSP, base=T6, disp=-48, sysop=SysOp.DELIVER, when=When.ERROR, **_Q),
     ),
 }
+
+
+def asking(row: Row) -> str:
+    """The routine of a row with `hw.isa.rows.Priv.IO` where CPL is above IOPL."""
+    return f"ask_{row.mnemonic}_{'imm' if 'Ib' in row.operands else 'dx'}"

@@ -98,6 +98,16 @@ class Priv(Enum):
     IOPL = 2  # CPL <= IOPL
     IO = 3  # CPL <= IOPL, or the permission bitmap of the TSS, which the row's routine looks at
     NT = 4  # RFLAGS.NT is 0
+    TSD = 5  # CPL 0, or CR4.TSD is 0
+    UMIP = 6  # CPL 0, or CR4.UMIP is 0
+
+
+class Need(Enum):
+    """What must be switched on; otherwise #UD."""
+
+    NOTHING = 0
+    SCE = 1  # EFER.SCE
+    FSGSBASE = 2  # CR4.FSGSBASE
 
 
 class Raise(Enum):
@@ -114,6 +124,7 @@ class Raise(Enum):
     MMX = 7
     SSE = 8
     AVX = 9
+    GP = 10  # rdpmc: there are no counters
 
 
 #: `Row.map` of an opcode behind a VEX prefix, less its map; by itself the number of EVEX, which no row has.
@@ -128,6 +139,7 @@ NOREXB = "norexb"  # only without REX.B
 NO66 = "no66"  # undefined with 66
 NOREP = "norep"  # undefined with F2 or F3
 REP = "rep"  # F2 and F3 repeat
+RM = tuple(f"rm{n}" for n in range(8))  # only with ModRM.rm = n
 
 _READS_A_NOT = {Op.MOV, Op.MOVZX, Op.MOVSX, Op.SETCC, Op.RDFLAGS, Op.RDSYS, Op.JMP, Op.JCC, Op.CALL, Op.IMUL3, Op.SIGN}
 _READS_A_NOT |= {Op.BSWAP, Op.MOVBE, Op.BLSR, Op.BLSI, Op.BLSMSK}
@@ -190,6 +202,7 @@ class Row:
     ok: frozenset[str]
     priv: Priv
     raises: Raise
+    need: Need = Need.NOTHING
     map: int = 0  # 0 one byte, 1 after 0F, 2 after 0F 38, 3 after 0F 3A; `VEX` + 1 to 3: the same with VEX
     opcode: int = 0
     span: int = 1  # 1, 8 (+r) or 16 (+cc)
@@ -254,7 +267,10 @@ class TableError(ValueError):
     """A row is malformed, or two rows match the same bytes. Raised when the table is imported."""
 
 
-def parse(encoding, mnemonic, operands, op, *, W="", U="", ok=(), priv=Priv.ANY, raises=Raise.NONE, routine=None, **uop) -> Row:
+def parse(
+    encoding, mnemonic, operands, op, *,
+    W="", U="", ok=(), priv=Priv.ANY, raises=Raise.NONE, need=Need.NOTHING, routine=None, **uop,
+) -> Row:  # fmt: skip
     """Makes a `Row` of the arguments of one table line; raises `TableError` that names the line."""
     where = f"{encoding!r} {mnemonic}"
     names = tuple(filter(None, operands.split(",")))
@@ -268,7 +284,7 @@ def parse(encoding, mnemonic, operands, op, *, W="", U="", ok=(), priv=Priv.ANY,
     fields = _parse_encoding(encoding, where)
     uop.setdefault("flags", W)
     row = Row(
-        encoding, mnemonic, names, Uop(op=op, **_selectors(names, op, uop)), routine, W, U, marks, priv, raises, **fields
+        encoding, mnemonic, names, Uop(op=op, **_selectors(names, op, uop)), routine, W, U, marks, priv, raises, need, **fields
     )
     if LOCK in marks and not (names and names[0][0] in "EM"):
         raise TableError(f"{where}: LOCK needs a memory destination")
@@ -360,4 +376,7 @@ def _overlap(one: Row, other: Row) -> bool:
     if one.prefix != other.prefix:  # the row without a prefix stands for the rest
         return False
     exclusive = ({REG, MEM}, {REXB, NOREXB})
-    return not any((one.ok | other.ok) >= pair for pair in exclusive)
+    if any((one.ok | other.ok) >= pair for pair in exclusive):
+        return False
+    rms = one.ok & set(RM), other.ok & set(RM)
+    return not all(rms) or rms[0] == rms[1]

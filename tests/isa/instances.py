@@ -5,7 +5,7 @@ from random import Random
 from hw.isa.absent import ABSENT
 from hw.isa.opcodes import TABLE
 from hw.isa.reference import attributes, displacement_size, find, immediate_size, split, uses_vvvv
-from hw.isa.rows import LOCK, MEM, NOREXB, REG, REXB, VEX, Raise, Row
+from hw.isa.rows import LOCK, MEM, NOREXB, REG, REXB, RM, VEX, Raise, Row
 
 ESCAPE = {0: b"", 1: b"\x0f", 2: b"\x0f\x38", 3: b"\x0f\x3a"}
 
@@ -64,7 +64,7 @@ def _vex(rng: Random, row: Row) -> bytes:
 def _modrm(rng: Random, row: Row) -> bytes:
     mod = rng.choice((3,) if REG in row.ok else (0, 1, 2) if MEM in row.ok else (0, 1, 2, 3))
     reg = rng.randrange(8) if row.reg is None else row.reg
-    rm = 0 if "rm0" in row.ok else rng.choice((*range(8), 4, 4, 5))
+    rm = next((n for n, mark in enumerate(RM) if mark in row.ok), rng.choice((*range(8), 4, 4, 5)))
     modrm, sib = mod << 6 | reg << 3 | rm, rng.choice((rng.randrange(256), rng.randrange(256) & ~7 | 5))
     has_sib = mod != 3 and rm == 4
     if attributes(row.map % VEX, row.opcode).registers:  # mod is ignored

@@ -9,7 +9,7 @@ from hw.isa.facts import Op, SysOp
 from hw.isa.opcodes import TABLE
 from hw.isa.reference import LEGACY, absent, attributes, derive, lookup, split
 from hw.isa.routines import ROUTINES
-from hw.isa.rows import LOCK, MEM, NO66, NOREP, NOREXB, REG, REP, REXB, Raise, TableError, Uop, check, parse
+from hw.isa.rows import LOCK, MEM, NO66, NOREP, NOREXB, REG, REP, REXB, RM, Raise, TableError, Uop, check, parse
 
 IDS = [f"{row.encoding} {row.mnemonic} {n}" for n, row in enumerate(TABLE)]
 
@@ -24,12 +24,12 @@ def row_of(code: str):
 def test_a_row_is_complete(row):
     assert isinstance(row.uop, Uop) and isinstance(row.uop.op, Op) and isinstance(row.uop.sysop, SysOp)
     assert row.routine is None or row.routine in ROUTINES
-    assert row.ok <= {LOCK, REG, MEM, REXB, NOREXB, NO66, NOREP, REP, "rm0"}
+    assert row.ok <= {LOCK, REG, MEM, REXB, NOREXB, NO66, NOREP, REP, *RM}
     assert not row.written or set(row.written) >= set(row.uop.flags)
     assert row.opcode >= 0 and row.opcode + row.span <= 256
     if LOCK in row.ok:
         assert row.modrm and REG not in row.ok
-    if row.reg is not None or row.ok & {REG, MEM, "rm0"}:
+    if row.reg is not None or row.ok & {REG, MEM, *RM}:
         assert row.modrm
     if row.map == 0:
         assert not LEGACY & set(row.opcodes()) and 0x0F not in row.opcodes()

@@ -100,7 +100,6 @@ def iret(state: State, insn: Insn) -> None:
         loaded |= IF
     if old == 0:
         loaded |= IOPL | (VIF | VIP if size > 2 else 0)
-    loaded &= ~(VIF | VIP)  # the core has neither
     state.rflags = state.rflags & ~(loaded | RF) | image & loaded
     state.rip, state.regs[RSP] = rip, new_rsp
     state.selectors[CS], state.selectors[SS], state.cached[SS] = cs, ss, stack

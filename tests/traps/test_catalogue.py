@@ -5,14 +5,8 @@ from pathlib import Path
 
 #: Scenarios that no row tests yet, and why.
 NOT_YET = {
-    52: "syscall is not in the instruction table",
-    **{n: "syscall and sysret are not in the instruction table" for n in (76, 77, 78, 79)},
-    116: "syscall is not in the instruction table",
-    159: "wrmsr is not in the instruction table; tests/unit/test_lapic.py has it at the registers",
     162: "several harts",
-    176: "reserved bits of cr4 are dropped",
     **{n: "several harts" for n in range(179, 185)},
-    190: "sysret is not in the instruction table",
 }
 
 #: Scenarios that rows test only in part, and what is missing.

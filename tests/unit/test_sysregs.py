@@ -40,7 +40,10 @@ FACTS = {
     "GS_BASE": (0, M64, 0),
     "KERNEL_GS_BASE": (0, M64, 0),
     "APIC_BASE": (0xFEE00900, 0x800, 0xFEE00100),  # the page, EN, BSP
-    "EFER": (0x500, 0xD01, 0),  # NXE LMA LME SCE
+    "EFER": (0x500, 0x801, 0x500),  # NXE LMA LME SCE
+    **dict.fromkeys(("STAR", "LSTAR", "CSTAR"), (0, M64, 0)),
+    **dict.fromkeys(("FMASK", "TSC_AUX"), (0, _32, 0)),
+    "PAT": (0x0007040600070406, M64, 0),
 }
 EVENTS = ("we", "swapgs", "segment", "fault_we", "dr6_we", "deliver_we", "far_we", "outer")
 
@@ -87,7 +90,7 @@ def run(test, config=Config()):
 
 
 def test_every_register_has_a_row():
-    assert {row.reg for row in ROWS} == set(SysReg) - {SysReg.CR8} == {SysReg[name] for name in FACTS}
+    assert {row.reg for row in ROWS} == set(SysReg) - {SysReg.CR8, SysReg.TSC} == {SysReg[name] for name in FACTS}
 
 
 def test_cr8_is_in_the_interrupt_controller():
@@ -234,5 +237,20 @@ def test_return_to_less_privilege_clears_what_it_may_not_use():
         model.check()
         await model.tick(far_we=1, outer=1, new_cs=0x33, ss_we=0)
         model.value |= {"CS": 0x33, "DS": 0}
+
+    run(test)
+
+
+def test_the_time_stamp_counter_counts_and_can_be_set():
+    async def test(model):
+        ctx, dut = model.ctx, model.dut
+        ctx.set(dut.read, SysReg.TSC)
+        before = ctx.get(dut.read_data)
+        await model.tick()
+        assert ctx.get(dut.read_data) == ctx.get(dut.tsc) == before + 1
+        await model.tick(we=1, waddr=SysReg.TSC, wdata=M64)
+        assert ctx.get(dut.tsc) == M64
+        await model.tick()
+        assert ctx.get(dut.tsc) == 0
 
     run(test)
