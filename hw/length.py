@@ -145,7 +145,7 @@ class Length(Component):
         tail = Signal(96)  # what follows the opcode
         opcode.d.comb += another.eq((lead != 0) & (_is_legacy(body[0:8]) | _is_rex(body[0:8])))
         escape, last = body[8:16], Signal(8)  # `last`: the byte of a VEX prefix with vvvv, L and pp
-        opcode.d.comb += [vector.vvvv.eq(~last[3:7]), vector.long.eq(last[2] | vector.evex), vector.pp.eq(last[0:2])]
+        opcode.d.comb += [vector.vvvv.eq(~last[3:7]), vector.long.eq(last[2]), vector.pp.eq(last[0:2])]
         with opcode.Switch(body[0:8]):
             with opcode.Case(0x0F):
                 with opcode.If(escape.matches(0x38, 0x3A)):
@@ -275,7 +275,7 @@ class Length(Component):
                 m.d.sync += [
                     insn.map.eq(Mux(vector.evex, VEX, Cat(lookup.addr[8:10], 1))),
                     insn.vvvv.eq(vector.vvvv),
-                    insn.long.eq(vector.long),
+                    insn.long.eq(vector.long | vector.evex),
                     insn.refused.eq(~vector.known | has_rex | prefixes.opsize | prefixes.lock | (prefixes.rep != Rep.NONE)),
                     insn.rex.eq(vector.rex),
                     insn.has_rex.eq(0),

@@ -96,7 +96,7 @@ class Lowered:
     registers : what the clock edge does.
     clocked_memories : memory instances with clocked ports, the index of their memory, and what they read.
     checks, reports : the Asserts; for each the piece that computes the values in its message, which nothing wakes, or None.
-    loops : whether there are combinational loops (of whole signals).
+    loops : the combinational loops (of whole signals), each as the signals in it.
     """
 
     def __init__(self, top: Any):
@@ -107,7 +107,7 @@ class Lowered:
         self.read_pieces: list[ReadPiece] = []
         self.registers: list[ClockedPiece] = []
         self.clocked_memories: list[tuple[Any, int, frozenset[int]]] = []
-        self.loops = False
+        self.loops: list[list[int]] = []
         self._index: dict[int, int] = {}
         self._shared: dict[int, Signal] = {}
         self._memory_index: dict[int, int] = {}
@@ -270,7 +270,8 @@ class Lowered:
         depth: dict[int, int] = {}
         for component in strong_components(self._deps):
             below = {d for index in component for d in self._deps.get(index, ())}
-            self.loops = self.loops or len(component) > 1 or component[0] in below
+            if len(component) > 1 or component[0] in below:
+                self.loops.append(component)
             below -= set(component)
             level = 1 + max((depth.get(d, 0) for d in below), default=0) if component[0] in self._deps else 0
             for index in component:

@@ -13,9 +13,11 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
+from hw.soc import Soc
 from sim.build import NATIVE
 from sim.cxxdesign import CxxDesign
 from sim.levelized import Design
+from sim.lowering import Lowered
 
 BINARY = ["+", "-", "*", "//", "%", "&", "|", "^", "==", "!=", "<", "<=", ">", ">="]
 WIDTHS = [1, 1, 2, 3, 5, 8, 16, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129, 200]
@@ -230,3 +232,9 @@ def test_random_logic(seed, tmp_path):
 
     simulator.add_testbench(testbench)
     simulator.run()
+
+
+def test_the_core_has_no_loops_of_whole_signals():
+    """One costs half of the speed of an engine: all logic is settled twice. It is a struct of which one field reads another."""
+    lowered = Lowered(Soc())
+    assert not [[lowered.signals[index].name for index in loop] for loop in lowered.loops]
