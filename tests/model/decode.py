@@ -9,6 +9,8 @@ from capstone import CS_ARCH_X86, CS_MODE_64, Cs
 from tests.model.state import RBP, RSP
 
 _CAPSTONE = Cs(CS_ARCH_X86, CS_MODE_64)
+#: Added to the map of an opcode behind a VEX prefix.
+VEX = 16
 _LEGACY = {0x66, 0x67, 0x2E, 0x36, 0x3E, 0x26, 0x64, 0x65, 0xF0, 0xF2, 0xF3}
 
 #: Opcodes of map 0 and 1 whose memory operand is written; with a set, only for these ModRM.reg.
@@ -56,6 +58,11 @@ class Insn:
     def operand(self) -> int:
         """Operand size by prefixes alone."""
         return 8 if self.rex & 8 else 2 if self.has(0x66) else 4
+
+    @property
+    def wide(self) -> bool:
+        """REX.W or VEX.W."""
+        return bool(self.rex & 8)
 
     @property
     def stack(self) -> int:
@@ -138,7 +145,15 @@ def decode(data: bytes) -> Insn:
     prefixes, head = bytes(legacy), at
     opcode, map = data[at], 0
     at += 1
-    if opcode == 0x0F:
+    if opcode in (0xC4, 0xC5):  # its register bits are inverted
+        first, rex = data[at], ~data[at] >> 5 & 4
+        map = VEX + 1
+        if opcode == 0xC4:
+            map, rex = VEX + (first & 31), ~first >> 5 & 7 | data[at + 1] >> 4 & 8
+            at += 1
+        opcode = data[at + 1]
+        at += 2
+    elif opcode == 0x0F:
         opcode, map = data[at], 1
         at += 1
         if opcode in (0x38, 0x3A):

@@ -68,6 +68,8 @@ def _returning(vector: int, rng: Random) -> bytes:
         body = _READ_DR6 + body
         if rng.random() < 0.5:
             body += b"\xb8\xf0\x0f\xff\xff\x0f\x23\xf0"  # mov eax, 0xffff0ff0; mov dr6, rax
+        if rng.random() < 0.8:
+            body += b"\x81\x4c\x24\x20\x00\x00\x01\x00"  # or dword [rsp + 32], RF
         if rng.random() < 0.3:
             body += b"\x81\x64\x24\x20\xff\xfe\xff\xff"  # and dword [rsp + 32], ~TF
     return b"\x50\x53\x51\x52"[: 2 if vector == 1 else 4] + body + (_POP if vector == 1 else b"\x5a\x59" + _POP) + _IRETQ

@@ -30,6 +30,7 @@ _LOOK = {
     "trap": "hw/trap.py (order of events), hw/legality.py and hw/address.py (what faults)",
     "frame": "hw/isa/routines.py (deliver), hw/gates.py, hw/trap.py (saved flags)",
     "interrupt": "hw/retire.py (shadow, boundary), hw/trap.py",
+    "invariant": "the Assert of that name, and what it says of the cycle",
     "system": "hw/sysregs.py, hw/retire.py",
 }
 

@@ -116,7 +116,8 @@ class Model:
             yield from self._instruction()
 
     def _asynchronous(self, vector: int, kind: int) -> Event:
-        flags = self.state.rflags | (RF if self.mid_rep else 0)
+        between = self.mid_rep and not (kind == TRAP and self.vendor == "amd")  # 3.5
+        flags = self.state.rflags | (RF if between else 0)
         return Event(vector, kind, self.state.rip, self.state.rip, flags)
 
     def _debug_status(self, causes: int) -> None:

@@ -38,13 +38,16 @@ from unicorn import (
 )
 from unicorn.unicorn_py3.unicorn import uclib
 
-from tests.model.decode import Insn
+from tests.model.decode import VEX, Insn
 from tests.model.state import (
+    CF,
     DF,
     HIGH,
     M64,
     RAX,
     RBP,
+    RSP,
+    SF,
     STATUS,
     TF,
     ZF,
@@ -73,6 +76,7 @@ def normal(insn: Insn) -> bytes:
     * a REX prefix with a legacy prefix behind it still counts (on silicon it does not);
     * F6 /1 and F7 /1 raise #UD (on silicon they are TEST, as /0);
     * REX.R before C6 and C7 raises #UD (on silicon it means nothing there);
+    * SHLD and SHRD with an immediate take rip one byte too early (on silicon it is that of the next instruction);
     * 66 before POPCNT with REX.W makes it one of 16 bits (on silicon REX.W wins, as everywhere).
     """
     data = bytearray(insn.data)
@@ -85,6 +89,10 @@ def normal(insn: Insn) -> bytes:
         data[insn.at] &= ~8
     if insn.map == 0 and insn.opcode in (0xC6, 0xC7) and insn.rex & 4:
         data[insn.head - 1] &= ~4
+    if insn.map == 1 and insn.opcode in (0xA4, 0xAC) and insn.modrm & 0xC7 == 5:
+        at = insn.at + 1
+        disp = int.from_bytes(data[at : at + 4], "little") + 1
+        data[at : at + 4] = (disp & 0xFFFFFFFF).to_bytes(4, "little")
     if (insn.map, insn.opcode) == (1, 0xB8) and insn.rex & 8:
         data[: insn.head] = bytes(0xF3 if byte == 0x66 else byte for byte in data[: insn.head])
     return bytes(data)
@@ -113,6 +121,7 @@ class Plain:
         self._fault: tuple[bool, int, int] | None = None  # write, address, accesses before it
         self._raised: int | None = None
         self._undefined = False
+        self._before: list[int] = []
         count = len(_NAMES)
         self._ids = (ctypes.c_int32 * count)(*(getattr(x86_const, f"UC_X86_REG_{name}") for name in _NAMES))
         self._values = (ctypes.c_uint64 * count)()
@@ -188,7 +197,7 @@ class Plain:
             self._put(rip, data)
         self._fault, self._raised, self._undefined = None, None, False
         uclib.uc_reg_write_batch(self.uc._uch, self._ids, self._pointers, count)
-        failed = False
+        failed, self._before = False, list(state.regs)
         try:
             self.uc.emu_start(rip, _NOWHERE, 0, 1)
         except UcError:
@@ -200,6 +209,12 @@ class Plain:
         if self._undefined or self._raised is not None or failed or self._fault is not None:
             self._refuse(state, insn)
         uclib.uc_reg_read_batch(self.uc._uch, self._ids, self._pointers, count)
+        if (insn.map, insn.opcode) == (0, 0xC8):  # the new top of the stack must be writable (on silicon; not asked here)
+            try:
+                memory.check(values[RSP], insn.stack, 2, True, state.cpl == 3)
+            except Fault:
+                memory.undo()
+                raise
         if not canonical(values[16]):
             memory.undo()
             raise gp()
@@ -208,11 +223,28 @@ class Plain:
             kept = RAX if values[17] & ZF else insn.rm
             if insn.rm != RAX:
                 values[kept] = state.regs[kept]
+        if insn.map == VEX + 2:
+            self._bmi(insn, values)
         if (insn.map, insn.opcode) == (0, 0xC8) and insn.stack == 2:
             values[RBP] = state.regs[RBP] & ~0xFFFF | values[RBP] & 0xFFFF  # on silicon; here all of rbp
         state.regs[:] = values[:16]
         state.rip = values[16]
         state.rflags = before & ~(STATUS | DF) | values[17] & (STATUS | DF)
+
+    def _bmi(self, insn: Insn, values: ctypes.Array[ctypes.c_uint64]) -> None:
+        """On silicon: CF of BLSI is set unless the source is 0; BZHI from a bit beyond the operand keeps the whole of it; PDEP of
+        32 bits clears the upper half."""
+        size = 8 if insn.wide else 4
+        if insn.opcode == 0xF3 and insn.modrm >> 3 & 7 == 3:
+            values[17] ^= CF
+        elif insn.opcode == 0xF5 and not insn.data[insn.at - 2] & 3 and values[17] & CF:
+            loads = self.memory.loads
+            before = self._before if insn.modrm >= 0xC0 else None
+            source = before[insn.rm] if before else int.from_bytes(self.memory.peek(*loads[-1]), "little")
+            result = values[insn.reg] = source & ((1 << 8 * size) - 1)
+            values[17] = values[17] & ~(ZF | SF) | (0 if result else ZF) | (SF if result >> 8 * size - 1 else 0)
+        elif insn.opcode == 0xF5 and size == 4:
+            values[insn.reg] &= 0xFFFFFFFF
 
     def _put(self, rip: int, data: bytes) -> None:
         """Replace the bytes of the instruction, behind the emulator's back."""

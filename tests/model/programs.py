@@ -16,7 +16,7 @@ from hw.isa.opcodes import TABLE
 from hw.isa.rows import Flow, Row
 from tests.isa.instances import instance
 from tests.model import layout
-from tests.model.decode import decode, length, text
+from tests.model.decode import VEX, decode, length, text
 from tests.model.state import AC, DF, HIGH, ID, IF, IOPL, NT, RF, STATUS, TF
 from tests.model.system import SYSTEM
 from tests.silicon.state import interesting
@@ -156,7 +156,7 @@ def _rows() -> tuple[tuple[Row, ...], tuple[float, ...]]:
         row
         for row in TABLE
         if (row.map, row.opcode) not in SYSTEM and (row.map, row.opcode) not in left and row.uop.flow is Flow.NEXT
-        and not (row.map == 0 and row.opcode == 0xFF and row.reg in (2, 3, 4, 5)) and row.map < 2
+        and not (row.map == 0 and row.opcode == 0xFF and row.reg in (2, 3, 4, 5))
     ]  # fmt: skip
     names = [row.mnemonic for row in rows]
     return tuple(rows), tuple(1 / names.count(name) for name in names)
@@ -167,8 +167,11 @@ def _steer(rng: Random, code: bytes, immediates: int) -> bytes:
     insn = decode(code.ljust(16, b"\0"))
     rest = code[insn.at + insn.address_parts()[5] :] if immediates else b""
     head = bytearray(code[: insn.at])
-    base = rng.choice(_POINTERS if insn.rex else _POINTERS[:4])
-    if insn.rex:
+    base = rng.choice(_POINTERS if insn.rex and insn.map < VEX else _POINTERS[:4])
+    if insn.map >= VEX:
+        if head[insn.head] == 0xC4:
+            head[insn.head + 1] |= 0x60
+    elif insn.rex:
         at = len(insn.prefixes)
         head[at] = head[at] & ~3 | base >> 3
     reg = insn.modrm & 0x38
@@ -354,6 +357,25 @@ def _p_wild(rng: Random, me: int, all: int) -> Piece:
             return piece(b"\xf0" + rng.choice((b"\x90", b"\x01\xc0", b"\x8b\x03", b"\x00\x03", b"\xcc", b"\xff\xc0")))
 
 
+def _p_debug(rng: Random, me: int, all: int) -> Piece:
+    """A breakpoint on code or data; now and then general detect."""
+    number = rng.randrange(4)
+    kind, size = rng.choice(((0, 0), (0, 0), (1, rng.randrange(4)), (3, rng.randrange(4)), (1, 0), (2, 0)))
+    fixes = []
+    if kind == 0:
+        address, fixes = 0, [Fix(2, 4, _forward(rng, me, all), rng.choice((0, 0, 0, 1)), False)]
+    elif kind == 2:
+        address = rng.choice((0xE9, 0x40, 0x3FD))
+    else:
+        address = rng.choice((pointer(rng), layout.STACK - rng.randrange(64), layout.COUNTS + rng.randrange(0x100)))
+    control = 3 << 2 * number | (kind | size << 2) << 16 + 4 * number | 0x400 | (rng.random() < 0.1) << 13
+    if rng.random() < 0.2:
+        control |= 1 << 2 * rng.randrange(4)
+    load = b"\x0f\x23" + bytes([0xC0 | number << 3])
+    last = b"\x0f\x23\xf8" if rng.random() < 0.9 else rng.choice((b"\x0f\x23\xe8", b"\x0f\x21\xe0", b"\x44\x0f\x23\xc0"))
+    return piece(_set(0, address), load, b"\xb8" + _imm32(control), last, fixes=fixes)
+
+
 def _p_system(rng: Random, me: int, all: int) -> Piece:
     return piece(
         rng.choice((
@@ -369,6 +391,7 @@ def _p_system(rng: Random, me: int, all: int) -> Piece:
 KINDS: dict[Callable[[Random, int, int], Piece], float] = {
     _p_plain: 10, _p_pointer: 3, _p_value: 2, _p_stack: 2, _p_branch: 3, _p_loop: 1, _p_string: 1.5, _p_trap: 1, _p_popf: 0.8,
     _p_interrupt_flag: 1.2, _p_segment: 0.6, _p_self_modifying: 0.6, _p_iret: 0.6, _p_wild: 0.5, _p_system: 0.7,
+    _p_debug: 0.8,
 }  # fmt: skip
 
 
@@ -390,6 +413,7 @@ def program(seed: str) -> Program:
         "fs_base": rng.choice((0, 0, 0x40)), "gs_base": rng.choice((0, 0, 0x100)), "kernel_gs_base": rng.choice((0, 0x200)),
         "idt_base": layout.IDT, "idt_limit": 0xFFF, "gdt_base": layout.GDT, "gdt_limit": layout.GDT_LIMIT,
         "tr": layout.TR, "tr_base": layout.TSS, "tr_limit": layout.TSS_LIMIT,
+        "cr4": rng.choice((0x20, 0x20, 0x28)),
     }  # fmt: skip
     events: list[tuple[int, int | str]] = []
     gap = rng.choice((0, 0, 30, 100, 400))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sim.engine import Recording, RetireRecord, StopOn, StopReason
+from sim.engine import DesignError, Recording, RetireRecord, StopOn, StopReason
 from sim.harts import REGISTERS
 from tests.model import layout
 from tests.model.lockstep import Lockstep, Mismatch, Requests
@@ -37,11 +37,11 @@ class Outcome:
 class Rig:
     """A model, and engines whose memory answers as `TIMINGS` say; `open` makes one of latency and seed."""
 
-    def __init__(self, open: Callable[[int, int | None], Any], ram_bytes: int = 16 << 20):
+    def __init__(self, open: Callable[[int, int | None], Any], ram_bytes: int = 16 << 20, vendor: str = "intel"):
         self._open = open
         self._engines: dict[tuple[int, int | None], Any] = {}
         self._dirty: dict[tuple[int, int | None], set[int] | None] = {}  # pages to clear; None: all
-        self.model = Model(Memory(ram_bytes))
+        self.model = Model(Memory(ram_bytes), vendor)
         self.engine: Any = None
         self._timing: tuple[int, int | None] = TIMINGS[0]
 
@@ -100,6 +100,7 @@ class Rig:
         state.fs_base, state.gs_base, state.kernel_gs_base = (regs[n] for n in ("fs_base", "gs_base", "kernel_gs_base"))
         state.idt = regs["idt_base"], regs["idt_limit"]
         state.gdt = regs["gdt_base"], regs["gdt_limit"]
+        state.cr4 = regs["cr4"]
         state.tr, state.tss = regs["tr"], (regs["tr_base"], regs["tr_limit"])
 
     def execute(self, program: Program) -> tuple[StopReason, list[RetireRecord], Requests]:
@@ -129,7 +130,11 @@ class Rig:
     def run(self, program: Program) -> Outcome:
         """Run on both and compare."""
         self.load(program)
-        reason, records, requests = self.execute(program)
+        try:
+            reason, records, requests = self.execute(program)
+        except DesignError as error:
+            self._dirty[self._timing] = None
+            return Outcome(StopReason.MAX_CYCLES, 0, Mismatch("invariant", str(error)), lockstep=Lockstep(self.model))
         lockstep = Lockstep(self.model, requests)
         outcome = Outcome(reason, 0, lockstep=lockstep)
         try:
@@ -150,7 +155,11 @@ class Rig:
         if (reason == StopReason.SHUTDOWN) != self.model.dead:
             raise Mismatch("trap", f"the core ends with {reason.name}, the model has shut down: {self.model.dead}")
         if reason in (StopReason.EXIT, StopReason.HALTED):
-            names = {"dr6": state.dr[6], "dr7": state.dr[7], "cr2": state.cr2, "gs_base": state.gs_base, "fs_base": state.fs_base}
+            names = {f"dr{n}": state.dr[n] for n in (0, 1, 2, 3, 6, 7)} | {
+                "cr2": state.cr2,
+                "gs_base": state.gs_base,
+                "fs_base": state.fs_base,
+            }
             names |= {name: state.selectors[index] for name, index in _SEGMENTS.items()}
             for name, want in names.items():
                 got = engine.read_reg(0, REGISTERS[name])
@@ -159,4 +168,6 @@ class Rig:
             mine, its = bytes(self.model.memory.bytes[: layout.TOP]), engine.read_mem(0, layout.TOP)
             if mine != its:
                 at = next(n for n in range(layout.TOP) if mine[n] != its[n])
-                raise Mismatch("memory", f"at the end the byte at {at:#x} is {its[at]:#x}, the model says {mine[at]:#x}")
+                raise Mismatch(
+                    "memory", f"at the end the byte at {at:#x} is {its[at]:#x}, the model says {mine[at]:#x}"
+                )

@@ -267,7 +267,8 @@ def _to_segment(state: State, insn: Insn) -> Effects:
     selector = _read(state, insn, 2)
     descriptor = check_segment(state, segment, selector)
     state.selectors[segment], state.cached[segment] = selector, descriptor
-    if segment in (FS, GS) and descriptor is not None:
+    if segment in (FS, GS):
+        descriptor = descriptor or 0  # a null selector clears the base on processors of Intel
         base = descriptor >> 16 & 0xFFFFFF | descriptor >> 32 & 0xFF000000
         if segment == FS:
             state.fs_base = base
