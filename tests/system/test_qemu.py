@@ -14,6 +14,15 @@ pytestmark = pytest.mark.skipif(qemu.missing() is not None, reason=str(qemu.miss
 
 MAX_CYCLES = 2_000_000
 
+#: Guests that check their own traps and end as on the core.
+TRAPS = ("singlestep", "doublefault", "triple", "jprobe")
+
+#: Guests that do not end there as on the core, and why.
+NOT_HERE = {
+    "traps": "looks at RF in the frames of faults, which QEMU 7.2 does not set; test_the_command_shows_differences runs it",
+    "irq": "waits for interrupts, and nobody sends them",
+}
+
 HOSTED = [name for name, program in PROGRAMS.items() if program.host]
 
 
@@ -33,10 +42,14 @@ def test_workloads_print_what_their_native_twins_print(name):
         assert found == qemu.QemuResult(expected_output(name, n=n).encode(), 1, False), link
 
 
-@pytest.mark.parametrize("name", ["singlestep", "doublefault", "triple", "jprobe"])
+@pytest.mark.parametrize("name", TRAPS)
 def test_trap_guests_end_as_on_the_core(machine, engine_name, name):
     image = load_elf(build_program(name, n=PROGRAMS[name].n_test))
     assert on_core(machine, image) == qemu.run(image)
+
+
+def test_every_guest_runs_here_or_has_a_reason():
+    assert {*HOSTED, *TRAPS, *NOT_HERE} == set(PROGRAMS)
 
 
 #: Prints what a hart has at its first instruction, without the guest runtime: nothing was set up but by the loader.

@@ -6,10 +6,10 @@ import pytest
 
 from sim import qemu
 from sim.engine import StopReason
-from tests.system.scenario import faults, frames, int3, iretq, step, user
+from tests.system.scenario import faults, frames, int3, iretq, step, user, watch
 from tests.system.scenario.row import QUIRKS, Row, apply, image
 
-SECTIONS = {"frames": frames, "int3": int3, "step": step, "iretq": iretq, "faults": faults, "user": user}
+SECTIONS = {"frames": frames, "int3": int3, "step": step, "iretq": iretq, "faults": faults, "user": user, "watch": watch}
 ALONE = [row for section in SECTIONS.values() for row in getattr(section, "ALONE", [])]
 
 MAX_CYCLES = 2_000_000
@@ -30,10 +30,8 @@ NOT_HERE = {
 
 #: What guests could tell, and do not yet.
 LATER = {
-    **{n: "lss" for n in (65, 66)},
     **{n: "syscall" for n in (52, 76, 77, 78, 79, 116, 190)},
-    **{n: "debug registers" for n in {*range(86, 121)} - {96, 116}},
-    36: "accessed bits", 176: "reserved bits of cr4", 188: "shld with a count above the size",
+    176: "reserved bits of cr4",
 }
 
 

@@ -27,6 +27,8 @@ ROWS = [
     Row("187-and", "mov $0xff, %eax; mov $0xf0, %ebx; stc; and %ebx, %eax; pushfq; pop %rcx; and $0x8c5, %ecx", "rcx=4", "rcx"),
     Row("185-shl-0", "movabs $0x1234567890abcdef, %rax; stc; shl %cl, %eax; pushfq; pop %rdx; and $0x8d5, %edx", "rax=90abcdef rdx=1", "rax rdx"),
     Row("186-bsf-0", "bsf %ebx, %eax; pushfq; pop %rcx; and $0x40, %ecx", "rcx=40", "rcx"),
+    Row("188-shld", "mov $1, %ebx; shld $20, %bx, %ax; mov $0x8000, %eax; shld $1, %bx, %ax; pushfq; pop %rcx; and $0x8c5, %ecx",
+        "rax=0 rcx=845", "rax rcx"),
     Row("192-mov-ss-null", "mov %ecx, %ss; n: mov %ss, %ebx; mov $DATA, %eax; mov %eax, %ss", "rbx=0", "rbx"),
     Row("192-mov-ss-null-rpl", "mov $3, %ecx; start: mov %ecx, %ss", "#GP(0)@start RF",
         qemu=Known("", "a null SS has the RPL of the CPL (scenario 192); QEMU does not look")),

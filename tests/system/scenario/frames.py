@@ -52,6 +52,8 @@ ROWS = [
     Row("032-int-14", "without_error_code 14; int $14; n: nop", "#PF@n"),
     Row("034-same-ist", "mov $ist_top + 4096 - 64, %rsp; movb $2, GATE_IST(3); int3; n: nop",
         **ist_ss("#BP@n sp=IST2-64 on IST2")),
+    Row("036-accessed", "andb $0xfe, gdt + CODE + 5; int3; n: movzbl gdt + CODE + 5, %ecx", "#BP@n rcx=9b", "rcx",
+        qemu=Known("#BP@n rcx=9a", "a delivery sets the accessed bit of its code descriptor (1.3); not in QEMU")),
     Row("035-data-segments", "mov $READ_ONLY, %eax; mov %eax, %ds; mov %eax, %es; int3; n: mov %ds, %ecx; mov %es, %edx",
         "#BP@n rcx=48 rdx=48", "rcx rdx"),
 ]  # fmt: skip

@@ -26,6 +26,9 @@ harness_stubs:
 	.set	v, v + 1
 	.endr
 
+	.globl	stub1, stub3
+	.set	stub1, harness_stubs + 16
+	.set	stub3, harness_stubs + 3 * 16
 	.globl	stub_of_int14
 stub_of_int14:
 	push	$-1

@@ -233,6 +233,7 @@ static void prepare(void)
 {
 	uint64_t base = (uint64_t)tss;
 
+	__asm__ volatile("mov %0, %%db7; mov %1, %%db6" : : "r"(0x400ul), "r"(DR6_CLEAR));
 	memcpy(gdt, gdt_original, sizeof gdt_original);
 	gdt[TASK / 8] = 0x67 | (base & 0xffffff) << 16 | 0x89ul << 40 | (base >> 24 & 0xff) << 56;
 	gdt[TASK / 8 + 1] = base >> 32;
@@ -242,7 +243,6 @@ static void prepare(void)
 		gate(vector);
 	load_tables();
 	__asm__ volatile("mov %0, %%cr0; mov %1, %%cr4" : : "r"(0x80050033ul), "r"(0x20ul));
-	__asm__ volatile("mov %0, %%db7; mov %1, %%db6" : : "r"(0x400ul), "r"(DR6_CLEAR));
 	traps = 0;
 }
 

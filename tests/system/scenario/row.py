@@ -16,7 +16,7 @@ _FIELDS = (
     *("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi"),
     *("orig_ax", "rip", "cs", "rflags", "rsp", "ss"),
 )  # fmt: skip
-_SYMBOLS = ("data", "stack_top", "rsp0_top", "ist_top")
+_SYMBOLS = ("data", "stack_top", "rsp0_top", "ist_top", "stub1", "stub3")
 
 
 @dataclass(frozen=True)

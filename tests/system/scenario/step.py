@@ -4,6 +4,7 @@ from tests.system.scenario.int3 import ICEBP
 from tests.system.scenario.row import Known, Row
 
 SS = "mov %ss, %eax; "
+LSS = "lss casts no shadow (3.6); in QEMU it does"
 REP = "a trap between the iterations of a rep instruction saves RF = 1 (3.5, the Intel rule); QEMU saves 0"
 
 ROWS = [
@@ -22,6 +23,10 @@ ROWS = [
     Row("064-mov-ss-twice", SS + "set_flags TF; mov %eax, %ss; a: mov %eax, %ss; b: nop; done: jmp row_done",
         "#DB[BS]@b TF; #DB[BS]@done TF",
         qemu=Known("#DB[BS]@done TF", "the second of two mov ss casts no shadow (3.6, the Intel rule); QEMU follows AMD")),
+    Row("065-lss", "movw $DATA, data + 4; set_flags TF; lss data, %ecx; a: nop; done: jmp row_done", "#DB[BS]@a TF; #DB[BS]@done TF",
+        qemu=Known("#DB[BS]@done TF", LSS)),
+    Row("066-mov-ss-lss", "mov %ss, %eax; movw $DATA, data + 4; set_flags TF; mov %eax, %ss; lss data, %ecx; a: nop; done: jmp row_done",
+        "#DB[BS]@a TF; #DB[BS]@done TF", qemu=Known("#DB[BS]@done TF", LSS)),
     Row("067-sti", "set_flags TF; sti; a: and %eax, %eax; done: jmp row_done", "#DB[BS]@a TF IF; #DB[BS]@done TF IF",
         qemu=Known("#DB[BS]@done TF IF", "the shadow of sti does not hold back #DB (3.7; appendix C); in QEMU it does")),
     Row("068-rep", "mov $data, %rsi; lea 8(%rsi), %rdi; mov $3, %ecx; set_flags TF; start: rep movsb; done: jmp row_done",

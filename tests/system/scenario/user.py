@@ -32,6 +32,7 @@ ROWS = [
         qemu=Known("#NP(50)@start sp-40", "SS that is not present is #SS (6, check 4); QEMU makes it #NP")),
     Row("130-ss-rpl", "frame L, cs=USER_CODE+3, ss=USER_DATA; start: iretq; L: nop", "#GP(40)@start RF sp-40"),
     Row("131-if-iopl", "user; frame L, cs=USER_CODE+3, flags=IF+IOPL+2, ss=USER_DATA+3; iretq; L: int3; n: nop", f"#BP@n {FROM}"),
+    Row("134-ds", "mov $DATA, %eax; mov %eax, %ds; user; L: mov %ds, %ecx", "rcx=0", "rcx"),
     Row("134-ds-user", "mov $USER_DATA+3, %eax; mov %eax, %ds; user; L: mov %ds, %ecx", "rcx=43", "rcx"),
     Row("136-user-to-user", "user; frame L, cs=USER_CODE+3, sp=stack_top-256, ss=USER_DATA+3; iretq; L: int3; n: nop",
         "#BP@n cs=3b ss=43 sp-256 on RSP0"),
