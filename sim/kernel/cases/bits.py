@@ -173,8 +173,11 @@ def conversions() -> Iterator[Case]:
     old, new = 0xF0, 0x0F00
     for bit, known in ((4, 8), (7, 11), (2, 2)):
         yield Case(f"bit {bit}", Call("bitmap_bitremap", bit, bitmap(old), bitmap(new), 64, returns=known, bits=32))
-    call = Call("bitmap_remap", target, bitmap(0x35), bitmap(old), bitmap(new), 64)
-    yield Case("0x35", call, after={target: words(0x305, 64)})
+    for value in (0x35, 0xF0, 0x0F, 1 << 63 | 0x40):
+        # bits of `old` become those of `new` in the same place, others stay
+        moved = (value & old) >> 4 << 8 | value & ~old
+        call = Call("bitmap_remap", target, bitmap(value), bitmap(old), bitmap(new), 64)
+        yield Case(f"{value:#x}", call, after={target: words(moved, 64)})
     for value in (0, 1 << 2, A):
         known = sum(1 << bit for n, bit in enumerate(positions(SPARSE, 300)) if value >> n & 1)
         call = Call("bitmap_onto", target, bitmap(value), bitmap(SPARSE), 300)

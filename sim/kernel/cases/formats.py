@@ -218,6 +218,11 @@ def command_line() -> Iterator[Case]:
         calls.append(Call("next_arg", At(source, start), parameter, value, returns=At(source, end)))
         after = middle
     yield Case("four options", *calls, after={parameter: (At(source, 36),), value: (after or 0,)})
+    for line, name, given, end in (("a=b c", 0, 2, 4), ("only", 0, None, 4), ('"x=1 2" y', 1, 3, 8)):
+        source, parameter, value = text(line), room(8), room(8)
+        call = Call("next_arg", source, parameter, value, returns=At(source, end))
+        after_all = {parameter: (At(source, name),), value: (At(source, given) if given is not None else 0,)}
+        yield Case(repr(line), call, after=after_all)
     for line, known, found in (("5,6", 5, 2), ("7", 7, 1), ("1-3", 1, 3), ("x", None, 0)):
         source = text(line)
         cursor, target = Mem(source, name="cursor"), room(4)

@@ -167,8 +167,12 @@ def intervals() -> Iterator[Case]:
         else:
             at = Call("interval_tree_iter_first", head, start, last)
         yield Case(f"[{start}, {last}]", *calls, at, *walk)
-    removed = [Call("interval_tree_remove", node, head) for node in nodes]
-    yield Case("all removed", *calls, *removed, Call("interval_tree_iter_first", head, 0, 1000, returns=0))
+    for kept in (0, 1, 9):
+        gone = nodes[kept:]
+        left = min(nodes[:kept], key=lambda node: node.parts[1], default=0)  # type: ignore[arg-type, return-value]
+        removed = [Call("interval_tree_remove", node, head) for node in gone]
+        first = Call("interval_tree_iter_first", head, 0, 1000, returns=left)
+        yield Case(f"{len(gone)} removed", *calls, *removed, first)
 
 
 def queues() -> Iterator[Case]:
@@ -191,17 +195,20 @@ def queues() -> Iterator[Case]:
             after={out: a[: 4 * element], out2: a[4 * element :] + b[: second * element]},
         )
     fifo, buffer, out = Mem(bytes(16), 0, name="fifo"), room(32), room(32)
-    yield Case(
-        "records",
-        Call("__kfifo_init", fifo, buffer, 32, 1, returns=0, bits=32),
-        Call("__kfifo_in_r", fifo, Mem(b"hello"), 5, 1, returns=5, bits=32),
-        Call("__kfifo_in_r", fifo, Mem(b"a longer record"), 15, 1, returns=15, bits=32),
-        Call("__kfifo_in_r", fifo, Mem(b"does not fit any more"), 21, 1, returns=0, bits=32),
-        Call("__kfifo_len_r", fifo, 1, returns=5, bits=32),
-        Call("__kfifo_skip_r", fifo, 1),
-        Call("__kfifo_out_r", fifo, out, 32, 1, returns=15, bits=32),
-        after={out: b"a longer record"},
-    )
+    for size in (1, 2):  # bytes of the length before each record
+        for first, second in ((b"hello", b"a longer record"), (b"x", b""), (bytes(12), bytes(range(9)))):
+            big = bytes(33 - size - len(first) - len(second) - 2 * size)
+            yield Case(
+                f"records of {len(first)} and {len(second)}, {size}",
+                Call("__kfifo_init", fifo, buffer, 32, 1, returns=0, bits=32),
+                Call("__kfifo_in_r", fifo, Mem(first), len(first), size, returns=len(first), bits=32),
+                Call("__kfifo_in_r", fifo, Mem(second), len(second), size, returns=len(second), bits=32),
+                Call("__kfifo_in_r", fifo, Mem(big, name="too big"), len(big), size, returns=0, bits=32),
+                Call("__kfifo_len_r", fifo, size, returns=len(first), bits=32),
+                Call("__kfifo_skip_r", fifo, size),
+                Call("__kfifo_out_r", fifo, out, 32, size, returns=len(second), bits=32),
+                after={out: second},
+            )
     yield Case("bad size", Call("__kfifo_init", fifo, buffer, 1, 1, returns=-22, bits=32))
 
 
