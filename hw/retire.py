@@ -2,10 +2,10 @@
 
 This file is what retires and what is thrown away. What else the stage holds has a file of its own each: `hw.rflags`,
 `hw.sysregs`, `hw.boundary` (pending debug traps, shadows, sleep), `hw.breakpoints`, `hw.nmi`, `hw.trap` (which event is taken,
-and the order among them), `hw.debugport`.
+and the order among them), `hw.refetch` (code that changed under way), `hw.debugport`, `hw.retireport`, `hw.retirepromise`.
 """
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
@@ -14,11 +14,12 @@ from hw.breakpoints import Breakpoints, Watch
 from hw.bus import PHYS_BITS, DebugPort, IrqPort, RetirePort
 from hw.config import Config, Vendor
 from hw.debugport import DebugAccess
-from hw.invariant import invariant
 from hw.isa.facts import EventClass, RFlag, SysOp, SysReg, Vector
 from hw.nmi import NmiLatch
+from hw.refetch import Refetch
 from hw.regfile import Bypass
 from hw.retireport import show
+from hw.retirepromise import promise
 from hw.rflags import Rflags
 from hw.sysregs import CR4_DE, SysRegs
 from hw.trap import Event, TrapPicker
@@ -41,9 +42,7 @@ class RetireStage(Component):
     d_we .. sp_data : register file write port. debug_addr, debug_data : its debug read port.
     out_valid, out_port, out_size, out_data : an `out` retires.
     store_split, store_rest : it crosses its page, and goes on in another frame.
-    stored_page, stored_last : physical pages of the first and last byte of the store of the cycle before, if there was one.
-    code_page : bytes of these pages had been fetched by then and have not retired: they are fetched again before anything of
-    them can retire.
+    stored_page, stored_last, code_page : as in `hw.refetch.Refetch`.
     tlb_flush : translations may have changed.
     armed : a timer will interrupt. gate_trap : the gate of the delivery leaves IF.
     far_cs, far_ss, far_ss_we : selectors after a delivery or far transfer.
@@ -114,9 +113,9 @@ class RetireStage(Component):
         m.submodules.rflags = rflags = Rflags()
         m.submodules.boundary = at = Boundary(self._config)
         m.submodules.nmi = nmi = NmiLatch()
+        m.submodules.refetch = again = Refetch()
         rip = Signal(64)
         held = Signal()  # a store is on the bus and not yet taken: nothing may come between
-        stale, stored, refetch = Signal(), Signal(), Signal()
         frozen = self.dbg.we
         alive = ~trap.shutdown & ~frozen
         m.d.comb += self.tsc.eq(system.tsc)
@@ -125,9 +124,8 @@ class RetireStage(Component):
         able, commit, ends = Signal(), Signal(), Signal()
         between = at.boundary & ~held & alive
         m.d.comb += [
-            refetch.eq((stale | (stored & self.code_page)) & between & ~trap.asynchronous),
             able.eq(
-                self.i.valid & ~u.fault.valid & ~trap.asynchronous & ~trap.take_break & ~at.halted & alive & ~refetch
+                self.i.valid & ~u.fault.valid & ~trap.asynchronous & ~trap.take_break & ~at.halted & alive & ~again.code
             ),
             self.store.eq(able & u.store),
             self.store_pa.eq(d.pa),
@@ -145,8 +143,8 @@ class RetireStage(Component):
         ]
         m.d.sync += held.eq(self.store & ~self.store_grant)
         self._registers(m, d, u, able, commit)
-        self._events(m, u, trap, at, nmi, rflags, rip, between, alive & ~refetch)
-        self._breakpoints(m, d, u, trap, at, rflags, system, alive & ~refetch)
+        self._events(m, u, trap, at, nmi, rflags, rip, between, alive & ~again.code)
+        self._breakpoints(m, d, u, trap, at, rflags, system, alive & ~again.code)
 
         # --- flags, system registers, what is pending at the boundary ---
         cpl = system.cs[0:2]
@@ -204,40 +202,36 @@ class RetireStage(Component):
         with m.If(ends):
             m.d.sync += rip.eq(d.target)
 
-        # --- what was fetched before a store to it is fetched again ---
-        m.d.sync += stored.eq(commit & u.store)
-        with m.If(commit & u.store):
-            over = (d.pa[:12] + ((1 << u.msize) - 1))[12]
-            m.d.sync += [
-                self.stored_page.eq(d.pa[12:]),
-                self.stored_last.eq(Mux(d.split, d.rest, d.pa[12:] + over)),
-            ]
-        with m.If(refetch | trap.take):
-            m.d.sync += stale.eq(0)
-        with m.Elif(stored & self.code_page):
-            m.d.sync += stale.eq(1)
+        # --- what was fetched and must be fetched again ---
+        m.d.comb += [
+            again.commit.eq(commit),
+            again.ends.eq(d.ends),
+            again.sysop.eq(u.sysop),
+            again.sysreg.eq(u.sysreg),
+            again.store.eq(u.store),
+            again.pa.eq(d.pa),
+            again.msize.eq(u.msize),
+            again.split.eq(d.split),
+            again.rest.eq(d.rest),
+            again.code_page.eq(self.code_page),
+            again.may.eq(between & ~trap.asynchronous),
+            again.taken.eq(trap.take),
+            self.stored_page.eq(again.stored_page),
+            self.stored_last.eq(again.stored_last),
+        ]
         m.d.comb += self.tlb_flush.eq(frozen | (commit & (u.sysop == SysOp.SYNC)))
         with m.If(system.we), m.Switch(u.sysreg), m.Case(SysReg.CR0, SysReg.CR3, SysReg.CR4, SysReg.EFER):
             m.d.comb += self.tlb_flush.eq(1)
-        refetches = Signal()
-        with m.Switch(u.sysop):
-            with m.Case(SysOp.NONE, SysOp.OUT, SysOp.DELIVER, SysOp.FAR):
-                pass
-            with m.Case(SysOp.WRITE):  # of these nothing before this stage knows, and reads wait for them
-                here = Cat(u.sysreg == reg for reg in (SysReg.DR0, SysReg.DR1, SysReg.DR2, SysReg.DR3, SysReg.DR6))
-                m.d.comb += refetches.eq(ends & ~here.any())
-            with m.Default():
-                m.d.comb += refetches.eq(ends)
         m.d.comb += [
-            self.redirect.valid.eq(refetches | refetch | frozen),
-            self.redirect.target.eq(Mux(frozen | refetch, rip, d.target)),
+            self.redirect.valid.eq(again.after | again.code | frozen),
+            self.redirect.target.eq(Mux(frozen | again.code, rip, d.target)),
             self.flush.eq(trap.take | self.redirect.valid),
             self.deliver.eq(trap.take),
             self.deliver_error.eq(trap.taken.has_error),
         ]
         self._debug(m, rflags, rip, system, at)
         show(m, self.retire, d, commit, rflags.after, trap)
-        self._promise(m, d, u, commit, held, rip, at, trap)
+        promise(m, self, commit, held, rip, at, trap)
         m.d.comb += [
             self.dbg.boundary.eq(at.boundary),
             self.dbg.halted.eq(at.halted & ~(self.armed & rflags.value[RFlag.IF])),
@@ -351,36 +345,3 @@ class RetireStage(Component):
             m.d.sync += rip.eq(port.wdata)
         with m.If(access.system_we):
             m.d.comb += [system.we.eq(1), system.waddr.eq(access.system_addr), system.wdata.eq(port.wdata)]
-
-    def _promise(self, m, d, u, commit, held, rip, at, trap):
-        """Invariants of retirement."""
-        frozen, system = self.dbg.we, self.sys
-        writes = Signal()  # registers, flags or system state, in this cycle
-        m.d.comb += writes.eq(
-            commit & ((u.d_we & (u.d_reg < 16)) | u.sp_we | (u.flags != 0) | (u.sysop != SysOp.NONE))
-        )
-        wrote = Signal()  # an earlier uop of the instruction has
-        with m.If(trap.take | frozen):
-            m.d.sync += wrote.eq(0)
-        with m.Elif(commit):
-            m.d.sync += wrote.eq(~d.ends & (wrote | writes))
-        invariant(m, "retire.one", ~(commit & trap.take), "a uop of {:#x} retires as a trap is taken", u.pc)
-        invariant(m, "retire.atomic", ~(trap.fault_valid & wrote), "vector {} after a write, at {:#x}", u.fault.vector, u.pc)
-        with m.If(self.i.valid & u.fault.valid & ~frozen):
-            changes = Cat(self.d_we, self.sp_we, self.store, self.out_valid, system.we, system.swapgs, self.i.ready)
-            invariant(m, "retire.fault", changes == 0, "a uop with vector {} writes: {:07b}", u.fault.vector, changes)
-        with m.If(commit):
-            invariant(m, "retire.deliver", u.deliver == trap.delivering, "{} in a delivery: {}", u.deliver, trap.delivering)
-            with m.If(~u.deliver):
-                invariant(m, "retire.first", u.first == at.boundary, "a uop of {:#x} in the middle of another", u.pc)
-            with m.If(u.first):
-                invariant(m, "retire.order", u.pc == rip, "{:#x} retires where {:#x} is next", u.pc, rip)
-        with m.If(trap.take_break):
-            invariant(m, "retire.breakpoint", (u.pc == rip) & at.boundary, "a breakpoint on {:#x}, {:#x} is next", u.pc, rip)
-        asked = Signal(PHYS_BITS + 64 + 3)  # by a store that the bus has not taken
-        with m.If(self.store & ~self.store_grant):
-            m.d.sync += asked.eq(Cat(self.store_pa, self.store_size, self.store_lock, self.store_data))
-        with m.If(held & ~frozen):
-            asks = Cat(self.store_pa, self.store_size, self.store_lock, self.store_data)
-            invariant(m, "retire.held", self.store & ~trap.take, "a store on the bus is given up")
-            invariant(m, "retire.stable", asked == asks, "a store to {:#x} changes on the bus", self.store_pa)
