@@ -411,7 +411,7 @@ ROUTINES: dict[str, tuple[Uop, ...]] = {
         Uop(Op.GATE, a=T0, b=Sel.MEM, d=T5, amode=AMode.GATE, disp=8, load=True, implicit=True, **_Q),
         Uop(Op.CODE, d=T5, **_TOUCH),
         Uop(Op.STACK, a=Sel.MEM, b=Reg.RSP, d=T6, amode=AMode.BASE, base=T5, load=True, if_switch=True, implicit=True, **_Q),
-        Uop(Op.TARGET, d=T2),
+        Uop(Op.TARGET, d=T2, **_Q),
         _push(-8, op=Op.RDSYS, sysreg=SysReg.SS),
         _push(-16, op=Op.MOV, b=Reg.RSP),
         _push(-24, op=Op.EVENT, bsize=Size.W),

@@ -64,7 +64,7 @@ def test_what_differs_is_found(rig, kind):
     chosen = program("spoilt/1")
     rig.load(chosen)
     _, records, requests = rig.execute(chosen)
-    assert Lockstep(rig.model, requests).run(records) > 100
+    assert Lockstep(rig.model, requests).run(records) > 50
     rig.load(chosen)
     with pytest.raises(Mismatch) as found:
         Lockstep(rig.model, requests).run(_spoil(records, kind))

@@ -16,9 +16,9 @@ from hw.isa.absent import ABSENT
 from hw.isa.facts import STATUS_FLAGS, EventClass, Op, Reg, SysOp, SysReg, Vector
 from hw.isa.opcodes import TABLE
 from hw.isa.reference import Parts, absent, lookup, split
-from hw.isa.routines import ROUTINES
-from hw.isa.rows import LOCK, AMode, Flow, Priv, Raise, Sel, SizeRule, When
-from hw.types import Address, AKind, BKind, Decoded, Fault, Insn, Uop
+from hw.isa.routines import ROUTINES, asking
+from hw.isa.rows import LOCK, AMode, Flow, Need, Priv, Raise, Sel, SizeRule, When
+from hw.types import Address, AKind, BKind, Decoded, Fault, Insn, Modes, Uop
 from tests.isa.instances import PLAIN, instance, near_miss
 from tests.unit.opbench import M64
 
@@ -151,7 +151,7 @@ def expect_uop(uop, rule, parts: Parts, delivering=False, locked=False, turn=0) 
     d = operand(uop.d, size == 0, memory, parts)
     if a == "mem" and uop.a == Sel.E and uop.op in _NOT_READ:
         a = None
-    u = dict(op=uop.op, size=size, sysop=uop.sysop, cl=uop.cl, probe=uop.probe, flags=sum(1 << STATUS_FLAGS.index(f) for f in uop.flags))
+    u = dict(op=uop.op, size=size, sysop=uop.sysop, cl=uop.cl, probe=uop.probe, implicit=uop.implicit, touch=uop.touch, flags=sum(1 << STATUS_FLAGS.index(f) for f in uop.flags))
     u["a_kind"] = AKind.REG if isinstance(a, tuple) else AKind.MEM if a == "mem" else AKind.NONE
     kinds = {"mem": BKind.MEM, "imm": BKind.IMM, "addr": BKind.ADDR, None: BKind.NONE}
     u["b_kind"] = BKind.REG if isinstance(b, tuple) else kinds[b]
@@ -183,7 +183,7 @@ def expect_uop(uop, rule, parts: Parts, delivering=False, locked=False, turn=0) 
     if load or store or uop.probe or b == "addr" or u["sp_we"]:
         whole = operand_size(rule, parts) if uop.scaled else 0
         g = expect_address(uop, size, 1 << whole, turn, parts, delivering)
-        g |= dict(intent=uop.intent or (load and store), if_switch=uop.if_switch, align=uop.align and size == 3)
+        g |= dict(intent=uop.intent or (load and store and not uop.touch), if_switch=uop.if_switch, align=uop.align and size == 3)
     return u, g
 
 
@@ -231,14 +231,26 @@ def expect_address(uop, size: int, item: int, turn: int, parts: Parts, deliverin
     return g
 
 
-def expect_fault(parts: Parts, row, cpl: int, iopl: int, fpu: frozenset = frozenset()) -> tuple | None:
+#: What is switched on beside the privilege (`hw.types.Modes`), unless a test says otherwise.
+MODES = frozenset({"sce", "fsgsbase"})
+NEEDS = {Need.SCE: "sce", Need.FSGSBASE: "fsgsbase"}
+
+
+def expect_fault(parts: Parts, row, cpl: int, iopl: int, fpu: frozenset = frozenset(), modes: frozenset = MODES) -> tuple | None:
     """(vector, kind, has_error) of what decoding finds; error codes are all 0."""
     raises = row.raises if row else absent(parts)
     if raises in UNAVAILABLE and UNAVAILABLE[raises](fpu):
         return NM
-    if row is None or row.raises == Raise.UD:
+    if row is None or row.raises == Raise.UD or (row.need in NEEDS and NEEDS[row.need] not in modes):
         return UD
-    if (row.priv == Priv.CPL0 and cpl) or (row.priv == Priv.IOPL and cpl > iopl):
+    refused = {
+        Priv.CPL0: cpl,
+        Priv.IOPL: cpl > iopl,
+        Priv.NT: "nt" in modes,
+        Priv.TSD: cpl and "tsd" in modes,
+        Priv.UMIP: cpl and "umip" in modes,
+    }
+    if refused.get(row.priv) or row.raises == Raise.GP:
         return GP0
     return {
         Raise.INT3: (Vector.BP, EventClass.SOFT, 0),
@@ -257,14 +269,15 @@ UNAVAILABLE = {
 }
 
 
-def issued(row, parts: Parts) -> list:
+def issued(row, parts: Parts, cpl=0, iopl=0) -> list:
     """The rows of the table or the routine that are issued, in order, each with the number of its turn."""
-    if not row.routine:
+    routine = asking(row) if row.priv == Priv.IO and cpl > iopl else row.routine
+    if not routine:
         return [(row.uop, 0)]
     level = parts.imm >> 16 & 31
-    turns = [uop for uop in ROUTINES[row.routine] if uop.when == When.TURN]
+    turns = [uop for uop in ROUTINES[routine] if uop.when == When.TURN]
     rows = []
-    for uop in ROUTINES[row.routine]:
+    for uop in ROUTINES[routine]:
         if uop.when == When.ALWAYS or (uop.when == When.REP and parts.rep) or (uop.when == When.NESTED and level):
             rows.append((uop, max(level, 1)))
         elif uop.when == When.TURN and uop is turns[0]:
@@ -279,8 +292,12 @@ class Bench:
     def __init__(self, ctx, dut, rng, stall=0.0):
         self.ctx, self.dut, self.rng, self.stall = ctx, dut, rng, stall
         self.inputs = Cat(dut.cpl, dut.iopl, dut.i.payload)
+        self.set_modes(MODES)
         self.output = dut.o.payload.as_value()
         self.redirects = []
+
+    def set_modes(self, modes: frozenset):
+        self.ctx.set(self.dut.modes, {name: name in modes for name in Modes.as_shape().members})
 
     def put(self, item: Insns | None, cpl=0, iopl=0):
         self.ctx.set(self.dut.i.valid, item is not None)
@@ -338,18 +355,18 @@ def compare(seen, want: dict, where: str):
         pytest.fail(where + ": " + ", ".join(f"{n} {got[n]:#x} not {want[n]:#x}" for n in want if got[n] != want[n]))
 
 
-def check(outs, item: Insns, row, cpl=0, iopl=0, fpu: frozenset = frozenset()):
+def check(outs, item: Insns, row, cpl=0, iopl=0, fpu: frozenset = frozenset(), modes: frozenset = MODES):
     """The uops of an instruction are what the table says, or the fault that is due."""
     parts = item.parts
     where = f"{parts.bytes.hex()} {row} cpl {cpl} iopl {iopl}"
-    fault = expect_fault(parts, row, cpl, iopl, fpu)
+    fault = expect_fault(parts, row, cpl, iopl, fpu, modes)
     if fault:
         check_fault(outs, fault, where)
         return
-    rows = issued(row, parts)
+    rows = issued(row, parts, cpl, iopl)
     assert [out.u.op for out in outs] == [uop.op for uop, _ in rows], where
     for n, (out, (uop, turn)) in enumerate(zip(outs, rows, strict=True)):
-        u, g = expect_uop(uop, row.uop.size, parts, locked=row.routine == "xchg_mem", turn=turn)
+        u, g = expect_uop(uop, row.uop.size, parts, locked=row.routine == "xchg_mem" or row.mnemonic == "mfence", turn=turn)
         u |= dict(first=n == 0, last=n == len(rows) - 1, deliver=0, iret=row.routine == "iret")
         u |= dict(pc=item.pc, next_pc=item.pc + parts.length & M64, length=parts.length)
         u |= dict(bytes=int.from_bytes(parts.bytes, "little"), branch=uop.flow != Flow.NEXT)
@@ -425,7 +442,7 @@ def test_near_misses(rng):
             row = lookup(parts)
             check(await b.run(item, cpl, iopl), item, row, cpl, iopl)
             seen.add(expect_fault(parts, row, cpl, iopl))
-            if row and expect_fault(parts, row, cpl, iopl) is None and issued(row, parts)[-1][0].loop:
+            if row and expect_fault(parts, row, cpl, iopl) is None and issued(row, parts, cpl, iopl)[-1][0].loop:
                 await b.kill()
         assert {UD, GP0, None} <= seen
 
@@ -436,12 +453,17 @@ def test_privilege(rng):
     """Every privileged row at every CPL and IOPL; with LOCK it is undefined first, whoever executes it."""
 
     async def test(b):
-        rows = [row for row in TABLE if row.priv != Priv.ANY]
+        rows = [row for row in TABLE if row.priv != Priv.ANY or row.need != Need.NOTHING]
         assert len(rows) > 20
         for row in rows:
             item = insn(instance(rng, row))
             for cpl, iopl in ((0, 0), (0, 3), (1, 0), (2, 2), (3, 2), (3, 3)):
-                check(await b.run(item, cpl, iopl), item, row, cpl, iopl)
+                modes = frozenset(name for name in Modes.as_shape().members if rng.getrandbits(1))
+                b.set_modes(modes)
+                check(await b.run(item, cpl, iopl), item, row, cpl, iopl, modes=modes)
+                if issued(row, item.parts, cpl, iopl)[-1][0].loop:
+                    await b.kill()
+            b.set_modes(MODES)
             code = instance(rng, row, prefixes=())
             check_fault(await b.run(insn(b"\xf0" + code), 3, 0), UD, str(row))
 
