@@ -30,6 +30,7 @@ def _worker(task: tuple[int, list[tuple[int, int]]]) -> Findings:
     runner, total = Runner(open_engine("compiled")), Findings()
     for number, count in share:
         total.add(one(runner, seed, number, count))
+        print(f"fill {number}: {total.snippets:,} snippets, {len(total.failures)} failures", file=sys.stderr, flush=True)
         if len(total.failures) >= 20:
             break
     return total

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
+from hw.config import Config, Vendor
 from sim.engine import EngineUnavailable, open_engine
 from tests.model.programs import Program, program
 from tests.model.rig import Outcome, Rig
@@ -102,16 +103,18 @@ def report(rig: Rig, seed: int, number: int) -> Iterator[str]:
     for address, line in small.listing():
         yield f"  {address:#x}: {line}" + ("   <--" if last and last[-1] == address else "")
     yield "last steps of the model: " + ", ".join(f"{pc:#x}" for pc in last[-12:])
-    yield f"to repeat: python -m tests.model.campaign --seed {seed} --number {number}"
+    vendor = "" if rig.model.vendor == "intel" else f" --vendor {rig.model.vendor}"
+    yield f"to repeat: python -m tests.model.campaign --seed {seed} --number {number}{vendor}"
 
 
-def new_rig() -> Rig:
+def new_rig(vendor: str = "intel") -> Rig:
     """A rig on the compiled engine."""
-    return Rig(lambda latency, wait_seed: open_engine("compiled", latency=latency, wait_seed=wait_seed))
+    config = Config(vendor=Vendor(vendor))
+    return Rig(lambda latency, seed: open_engine("compiled", config=config, latency=latency, wait_seed=seed), vendor=vendor)
 
 
-def _worker(task: tuple[int, range]) -> Result:
-    return share(task[0], task[1], new_rig())
+def _worker(task: tuple[int, range, str]) -> Result:
+    return share(task[0], task[1], new_rig(task[2]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,11 +125,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--start", type=int, default=0, help="number of the first program (default: 0)")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
     parser.add_argument("--number", type=int, help="only this program, made smaller if it fails, and listed")
+    parser.add_argument("--vendor", choices=[v.value for v in Vendor], default="intel", help="whose rules (default: intel)")
     options = parser.parse_args(arguments)
     if options.count < 1 or options.jobs < 1:
         parser.error("--count and --jobs must be at least 1")
     try:
-        rig = new_rig()
+        rig = new_rig(options.vendor)
         rig.warm()
     except EngineUnavailable as reason:
         print(f"campaign: {reason}", file=sys.stderr)
@@ -140,8 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.jobs == 1:
         results = [share(options.seed, numbers, rig)]
     else:
+        tasks = [(options.seed, numbers[n :: options.jobs], options.vendor) for n in range(options.jobs)]
         with ProcessPoolExecutor(options.jobs) as pool:
-            results = list(pool.map(_worker, [(options.seed, numbers[n :: options.jobs]) for n in range(options.jobs)]))
+            results = list(pool.map(_worker, tasks))
     return summary(results, options.seed, time.monotonic() - began)
 
 

@@ -155,7 +155,7 @@ class Model:
                     yield Dead()
                     return
                 continue
-            if event.vector == 1:
+            if event.vector == 1 and event.kind in (FAULT, TRAP):  # not by int1 and int 1 (3.2)
                 self.state.dr[7] &= ~DR7_GD
             self.shadow = NONE
             self.memory.settle()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hw.config import Config, Vendor
 from sim.engine import RetireFlag, StopReason
 from tests.model import system
 from tests.model.campaign import report, share
@@ -31,6 +32,14 @@ def test_random_programs(rig, engine_name, seed):
     assert sum(result.unmodelled.values()) <= result.programs // 50, f"the model does not know {result.unmodelled}"
     assert result.items > 100 * result.programs
     assert engine_name == "pysim" or result.ends[StopReason.EXIT.name] > COUNT[engine_name] // 2
+
+
+@pytest.mark.parametrize("engine_name", ["compiled"], scope="session")
+def test_random_programs_by_the_rules_of_amd(engine_pool, engine_name, seed):
+    config = Config(vendor=Vendor.AMD)
+    rig = Rig(lambda latency, wait: engine_pool.borrow(engine_name, config=config, latency=latency, wait_seed=wait), vendor="amd")
+    result = share(seed, range(1000, 1040), rig, limit=1)
+    assert not result.failures, "\n".join(report(rig, seed, result.failures[0][0]))
 
 
 def _spoil(records, kind):
