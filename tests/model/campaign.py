@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from hw.config import Config, Vendor
 from sim.engine import EngineUnavailable, open_engine
+from tests.model.lockstep import KINDS
 from tests.model.programs import Program, program
 from tests.model.rig import Outcome, Rig
 
@@ -29,6 +30,8 @@ class Result:
     programs: int = 0
     items: int = 0
     ends: Counter[str] = field(default_factory=Counter)
+    opcodes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    vectors: Counter[tuple[int, int]] = field(default_factory=Counter)
     unmodelled: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[int, str]] = field(default_factory=list)
 
@@ -41,6 +44,9 @@ def share(seed: int, numbers: Sequence[int], rig: Rig, limit: int = 20) -> Resul
         result.programs += 1
         result.items += outcome.items
         result.ends[outcome.reason.name] += 1
+        if outcome.lockstep:
+            result.opcodes += outcome.lockstep.opcodes
+            result.vectors += outcome.lockstep.vectors
         if outcome.unmodelled:
             result.unmodelled[outcome.unmodelled] += 1
         if outcome.mismatch:
@@ -160,6 +166,10 @@ def summary(results: Sequence[Result], seed: int, seconds: float) -> int:
     ends = sum((r.ends for r in results), Counter[str]())
     unknown = sum((r.unmodelled for r in results), Counter[str]())
     print(f"{items:,} steps of {programs:,} programs in {seconds:.0f} s; ends: {dict(ends)}")
+    opcodes = sum((r.opcodes for r in results), Counter[tuple[int, int]]())
+    vectors = sum((r.vectors for r in results), Counter[tuple[int, int]]())
+    taken = ", ".join(f"{KINDS[kind]} {vector}: {count}" for (kind, vector), count in sorted(vectors.items()) if vector < 32)
+    print(f"{len(opcodes)} opcodes retired, {sum(opcodes[1, n] for n in (5, 7))} of them syscall and sysret; traps: {taken}")
     if unknown:
         print(f"not compared to the end, since the model does not know: {dict(unknown.most_common(10))}")
     print(f"{programs - len(failures)} passed, {len(failures)} failed")

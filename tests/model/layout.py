@@ -15,7 +15,11 @@ IDT, GDT, TSS, IST, CODE, HANDLERS, STACK, DATA, SKIP, COUNTS = (
 CODE_BYTES, DATA_BYTES, TOP = 0x8000, 0x8000, 0x80000
 EXIT_VECTOR = 0x7F
 
-CODE64, DATA64, TR, CODE32, CODE_NP, CODE3, DATA3, READ_ONLY, DATA_NP = 8, 16, 24, 40, 48, 56, 64, 72, 80
+#: In the order that SYSCALL and SYSRET want: data of CPL 3 before code.
+CODE64, DATA64, TR, CODE32, CODE_NP, DATA3, CODE3, READ_ONLY, DATA_NP = 8, 16, 24, 40, 48, 56, 64, 72, 80
+STAR = (CODE_NP | 3) << 48 | CODE64 << 32
+#: Where SYSCALL goes.
+ENTRY = 0x1F000
 #: Accessed bits are set, so that no load of a segment writes the table.
 DESCRIPTORS = {
     CODE64: 0x00AF9B000000FFFF,
@@ -107,6 +111,8 @@ def tables(rng: Random) -> bytearray:
         image[IDT + 16 * vector : IDT + 16 * vector + 16] = made
         image[at : at + len(body)] = body
         at += len(body) + rng.randrange(4)
+    entry = rng.choice((b"", _count(0x40), b"\x90\x8c\xd0\x8e\xd0\x90")) + b"\x48\x0f\x07"  # ..., or mov eax, ss; mov ss, eax; sysretq
+    image[ENTRY : ENTRY + len(entry)] = entry
     for selector, descriptor in DESCRIPTORS.items():
         struct.pack_into("<Q", image, GDT + selector, descriptor)
     stacks = [IST + 0x800 * n + rng.choice((0x800, 0x7F8, 0x7F1)) for n in range(10)]

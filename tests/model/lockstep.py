@@ -7,7 +7,7 @@ manual leaves undefined are taken from the core.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -18,7 +18,8 @@ from tests.model.model import Dead, Delivered, Illegal, Item, Model, Retired, Ta
 from tests.model.state import M64, STATUS, ZF
 from tests.silicon import flags
 
-_KINDS = ("fault", "trap", "software interrupt", "int1", "interrupt", "nmi")
+#: Names of event classes.
+KINDS = ("fault", "trap", "software interrupt", "int1", "interrupt", "nmi")
 _REGS = ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"]
 
 #: Where to look in the core, by what differs.
@@ -59,7 +60,7 @@ class Group:
         r = self.end
         if self.kind == "trap":
             error = f"({r.trap_error:#x})" if r.flags & RetireFlag.TRAP_HAS_ERROR else ""
-            return f"{_KINDS[r.trap_class]} {r.trap_vector}{error}, saved rip {r.trap_rip:#x}"
+            return f"{KINDS[r.trap_class]} {r.trap_vector}{error}, saved rip {r.trap_rip:#x}"
         if self.kind == "delivery":
             return f"end of a delivery, handler {r.next_pc:#x}"
         return f"{r.pc:#x} retires, next {r.next_pc:#x}"
@@ -136,6 +137,8 @@ class Lockstep:
         self.flags = model.state.rflags
         self.compared = 0
         self._accepted = {INTR: -1, NMI: -1}
+        self.opcodes: Counter[tuple[int, int]] = Counter()  # map and opcode of what retired
+        self.vectors: Counter[tuple[int, int]] = Counter()  # class and vector of what was taken
         self.trail: deque[int] = deque(maxlen=64)  # where the model was, at each step
 
     def run(self, records: Sequence[RetireRecord]) -> int:
@@ -212,8 +215,9 @@ class Lockstep:
 
     def _trap(self, item: Taken, group: Group) -> None:
         event, r = item.event, group.end
+        self.vectors[event.kind, event.vector] += 1
         error = "" if event.error is None else f"({event.error:#x})"
-        want = f"{_KINDS[event.kind]} {event.vector}{error}, saved rip {event.rip:#x}"
+        want = f"{KINDS[event.kind]} {event.vector}{error}, saved rip {event.rip:#x}"
         if group.kind != "trap":
             raise Mismatch("trap", f"the model takes {want}; the core: {group}")
         in_delivery = any(q.flags & RetireFlag.DELIVER for q in group.records[:-1])
@@ -244,6 +248,7 @@ class Lockstep:
         self._state(group, f"after the delivery of vector {event.vector}")
 
     def _instruction(self, item: Retired, group: Group, before: list[int]) -> None:
+        self.opcodes[item.insn.map, item.insn.opcode] += 1
         name = f"{item.pc:#x}: {' '.join(decode.text(item.insn.data, item.pc)[1:])}"
         r = group.end
         if group.kind != "insn" or r.pc != item.pc:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 from tests.model.decode import Insn, decode, length
 from tests.model.delivery import FAULT, INTR, NMI, SOFT, TRAP, WITH_ERROR, Event, deliver, double, with_ext
+from tests.model.effects import Effects
 from tests.model.plain import Plain
 from tests.model.state import IF, M64, RF, TF, Fault, Memory, State, canonical, gp
-from tests.model.system import SYSTEM, Effects, GeneralDetect, Interrupt
+from tests.model.system import SYSTEM, GeneralDetect, Interrupt
 
 DR6_BD, DR6_BS, DR6_B, DR7_GD, CR4_DE = 1 << 13, 1 << 14, 0xF, 1 << 13, 1 << 3
 
@@ -225,7 +226,8 @@ class Model:
         """The boundary after an instruction: pending traps, shadow, sleep (3.8)."""
         again = insn.map == 0 and 0xA4 <= insn.opcode < 0xB0 and insn.opcode not in (0xA8, 0xA9)
         self.mid_rep = again and self.state.rip == rip
-        if tf and not effects.mov_ss:
+        step = tf if effects.single_step is None else effects.single_step
+        if step and not effects.mov_ss:
             self.pending |= DR6_BS
         self.pending |= self._hits(effects)
         if effects.mov_ss and (self.shadow != MOVSS or self.vendor == "amd"):

@@ -314,7 +314,7 @@ def _p_interrupt_flag(rng: Random, me: int, all: int) -> Piece:
 
 
 def _p_segment(rng: Random, me: int, all: int) -> Piece:
-    selector = rng.choice((16, 16, 16, 16, 0, 0x43, 0x10, 0x48, 0x50, 8, 0x1F8, 4, rng.getrandbits(16)))
+    selector = rng.choice((16, 16, 16, 16, 0, 0x3B, 0x10, 0x48, 0x50, 8, 0x1F8, 4, rng.getrandbits(16)))
     register = rng.choice((2, 2, 2, 3, 0, 4, 5))
     load = bytes([0x8E, 0xC0 | register << 3])
     extra = (load,) if rng.random() < 0.15 else ()
@@ -335,7 +335,7 @@ def _p_self_modifying(rng: Random, me: int, all: int) -> Piece:
 def _p_iret(rng: Random, me: int, all: int) -> Piece:
     head = [b"\x48\x89\xe0", b"\x6a\x10", b"\x50", b"\x68" + _imm32(flags(rng)), b"\x6a\x08"]
     if rng.random() < 0.15:  # to CPL 3
-        head[1], head[4] = b"\x6a\x43", b"\x6a\x3b"
+        head[1], head[4] = bytes([0x6A, layout.DATA3 | 3]), bytes([0x6A, layout.CODE3 | 3])
     elif rng.random() < 0.1:
         head[rng.choice((1, 4))] = b"\x68" + _imm32(rng.choice((0, 0x28, 0x30, 0x3B, 0x48, 0x50, 0x1F8, 11)))
     at = sum(map(len, head)) + 1
@@ -376,6 +376,41 @@ def _p_debug(rng: Random, me: int, all: int) -> Piece:
     return piece(_set(0, address), load, b"\xb8" + _imm32(control), last, fixes=fixes)
 
 
+def _p_msr(rng: Random, me: int, all: int) -> Piece:
+    """MSRs, and the way into the kernel and out of it."""
+    match rng.randrange(7):
+        case 0:
+            number = rng.choice((*range(0xC0000080, 0xC0000085), *range(0xC0000100, 0xC0000104), 0x12345))
+            return piece(b"\xb9" + _imm32(number), b"\x0f\x32")
+        case 1:  # EFER.SCE
+            return piece(b"\xb9" + _imm32(0xC0000080), b"\xb8" + _imm32(0x501), b"\x31\xd2", b"\x0f\x30")
+        case 2:
+            codes = b"\xb9" + _imm32(0xC0000081), b"\xba" + _imm32(layout.STAR >> 32), b"\x31\xc0", b"\x0f\x30"
+            return piece(*codes)
+        case 3:  # LSTAR
+            codes = b"\xb9" + _imm32(0xC0000082), b"\x31\xd2", b"\xb8" + bytes(4), b"\x0f\x30"
+            return piece(*codes, fixes=[Fix(8, 4, _forward(rng, me, all), relative=False)])
+        case 4:  # FMASK, or a base
+            number = rng.choice((0xC0000084, 0xC0000084, 0xC0000100, 0xC0000101, 0xC0000102, 0xC0000103))
+            low = rng.choice((0, TF, IF | TF, flags(rng), rng.getrandbits(32)) if number == 0xC0000084 else (0, 0x40, 0x100))
+            high = rng.choice((0, 0, 0, 1 << 20))
+            return piece(b"\xb9" + _imm32(number), b"\xb8" + _imm32(low), b"\xba" + _imm32(high), b"\x0f\x30")
+        case 5:
+            return piece(b"\x0f\x05")
+        case _:
+            codes = b"\xb9" + bytes(4), b"\x41\xbb" + _imm32(flags(rng)), b"\x48\x0f\x07"
+            return piece(*codes, fixes=[Fix(1, 4, _forward(rng, me, all), relative=False)])
+
+
+def _p_control(rng: Random, me: int, all: int) -> Piece:
+    """Control registers: what only tells which instructions are allowed, and values that are refused."""
+    if rng.random() < 0.5:
+        value = 0x80050033 ^ rng.choice((0, 2, 4, 8, 8, 1 << 16, 1 << 18, 1 << 29, 1 << 31, 1))
+        return piece(b"\xb8" + _imm32(value), b"\x0f\x22\xc0")
+    value = 0x20 ^ rng.choice((0, 4, 8, 0x800, 0x10000, 0x10800, 0x80, 0x20, 0x200, 1 << 13))
+    return piece(b"\xb8" + _imm32(value), b"\x0f\x22\xe0")
+
+
 def _p_system(rng: Random, me: int, all: int) -> Piece:
     return piece(
         rng.choice((
@@ -383,6 +418,8 @@ def _p_system(rng: Random, me: int, all: int) -> Piece:
             b"\x0f\x22\xd0", b"\x0f\x00\xc8", b"\x0f\x01\x03", b"\x0f\x01\x0b", b"\x0f\x31", b"\x0f\xa2", b"\x8c\xd8",
             b"\x8c\xd0", b"\x8c\xc8", b"\x66\x8c\xd1", b"\x8c\x1b", b"\xe4\x40", b"\xe5\xe9", b"\xec", b"\xe6\xe9",
             b"\x66\xe7\xe9", b"\x0f\x01\x3b", b"\x0f\x01\xf8", b"\x0f\x09", b"\x0f\x00\xd9", b"\xf4", b"\x0f\xae\xf0",
+            b"\x0f\x06", b"\x0f\x01\xca", b"\x0f\x01\xcb", b"\x0f\x01\xe0", b"\x0f\x01\x23", b"\x0f\x00\xc0", b"\xd9\xe8", b"\x9b",
+            b"\xf3\x48\x0f\xae\xc0", b"\xf3\x0f\xae\xc8", b"\xf3\x48\x0f\xae\xd3", b"\xf3\x0f\xae\xd8",
         ))
     )  # fmt: skip
 
@@ -391,7 +428,7 @@ def _p_system(rng: Random, me: int, all: int) -> Piece:
 KINDS: dict[Callable[[Random, int, int], Piece], float] = {
     _p_plain: 10, _p_pointer: 3, _p_value: 2, _p_stack: 2, _p_branch: 3, _p_loop: 1, _p_string: 1.5, _p_trap: 1, _p_popf: 0.8,
     _p_interrupt_flag: 1.2, _p_segment: 0.6, _p_self_modifying: 0.6, _p_iret: 0.6, _p_wild: 0.5, _p_system: 0.7,
-    _p_debug: 0.8,
+    _p_debug: 0.8, _p_msr: 1, _p_control: 0.4,
 }  # fmt: skip
 
 
@@ -413,7 +450,8 @@ def program(seed: str) -> Program:
         "fs_base": rng.choice((0, 0, 0x40)), "gs_base": rng.choice((0, 0, 0x100)), "kernel_gs_base": rng.choice((0, 0x200)),
         "idt_base": layout.IDT, "idt_limit": 0xFFF, "gdt_base": layout.GDT, "gdt_limit": layout.GDT_LIMIT,
         "tr": layout.TR, "tr_base": layout.TSS, "tr_limit": layout.TSS_LIMIT,
-        "cr4": rng.choice((0x20, 0x20, 0x28)),
+        "cr4": rng.choice((0x20, 0x20, 0x28)), "efer": rng.choice((0x500, 0x501, 0x501)), "star": layout.STAR,
+        "lstar": layout.ENTRY, "fmask": rng.choice((0, TF | IF, TF, 0xFFFFFFFF)),
     }  # fmt: skip
     events: list[tuple[int, int | str]] = []
     gap = rng.choice((0, 0, 30, 100, 400))

@@ -11,6 +11,7 @@ from sim.harts import REGISTERS
 from tests.model import layout
 from tests.model.lockstep import Lockstep, Mismatch, Requests
 from tests.model.model import Model
+from tests.model.msr import EFER, FMASK, LSTAR, STAR
 from tests.model.programs import Program
 from tests.model.state import CS, DS, ES, FS, GS, SS, Memory, Unmodelled
 
@@ -20,6 +21,7 @@ TIMINGS = ((1, None), (1, None), (1, 3), (1, 1234), (2, None), (2, 77), (3, None
 #: No program runs longer.
 CYCLES = 6000
 _GPR = ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"]
+_MSRS = {"efer": EFER, "star": STAR, "lstar": LSTAR, "fmask": FMASK}
 _SEGMENTS = {"es": ES, "cs": CS, "ss": SS, "ds": DS, "fs": FS, "gs": GS}
 
 
@@ -101,6 +103,7 @@ class Rig:
         state.idt = regs["idt_base"], regs["idt_limit"]
         state.gdt = regs["gdt_base"], regs["gdt_limit"]
         state.cr4 = regs["cr4"]
+        state.msrs = {number: regs[name] for name, number in _MSRS.items()}
         state.tr, state.tss = regs["tr"], (regs["tr_base"], regs["tr_limit"])
 
     def execute(self, program: Program) -> tuple[StopReason, list[RetireRecord], Requests]:

@@ -6,10 +6,11 @@ An instruction raises its `Fault` before it changes anything but memory, which t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from tests.model.decode import Insn
 from tests.model.delivery import ICEBP, SOFT
+from tests.model.effects import Effects, put
+from tests.model.msr import access_flag, base_register, clts, no_umip, rdmsr, syscall, sysret, to_control, wrmsr
 from tests.model.returns import iret, lret
 from tests.model.state import (
     AC,
@@ -54,18 +55,6 @@ class GeneralDetect(Exception):
     """MOV of a debug register while DR7.GD is set."""
 
 
-@dataclass
-class Effects:
-    """What an instruction did beside its registers: for the boundary after it, and for whoever compares."""
-
-    sti: bool = False  # interrupts were off and are on
-    mov_ss: bool = False
-    halt: bool = False
-    iret: bool = False
-    free: frozenset[int] = field(default_factory=frozenset)  # registers whose low half nobody can know
-    port: tuple[int, int] | None = None  # an I/O access: port, bytes
-
-
 def address(state: State, insn: Insn, trailing: int = 0) -> tuple[int, bool]:
     """Linear address of the memory operand, and whether it is of the stack segment. `trailing`: bytes of immediates."""
     base, index, scale, disp, relative, length = insn.address_parts()
@@ -106,13 +95,6 @@ def _write(state: State, insn: Insn, size: int, value: int) -> None:
         state.memory.store(where, size, value, stack=stack, user=state.cpl == 3)
     else:
         put(state, insn.rm, size, value)
-
-
-def put(state: State, number: int, size: int, value: int) -> None:
-    """Write a register as instructions do: 32 bits clear the upper half, fewer leave the rest."""
-    mask = (1 << 8 * size) - 1
-    keep = 0 if size >= 4 else state.regs[number] & ~mask
-    state.regs[number] = keep | value & mask
 
 
 def _cpl0(state: State) -> None:
@@ -302,8 +284,16 @@ def _load_table(state: State, insn: Insn) -> tuple[int, int]:
 
 def _group7(state: State, insn: Insn) -> Effects:
     which = insn.modrm >> 3 & 7
+    if which == 4:
+        no_umip(state)
+        _write(state, insn, 2 if _memory(insn) else insn.operand, state.cr0)
+        state.rip += length(insn)
+        return Effects()
+    if insn.modrm in (0xCA, 0xCB):
+        return access_flag(state, insn)
     if _memory(insn):
         if which in (0, 1):
+            no_umip(state)
             return _store_table(state, insn, state.gdt if which == 0 else state.idt)
         if which == 2:
             state.gdt = _load_table(state, insn)
@@ -325,8 +315,9 @@ def _group7(state: State, insn: Insn) -> Effects:
 
 def _group6(state: State, insn: Insn) -> Effects:
     which = insn.modrm >> 3 & 7
-    if which == 1:
-        _write(state, insn, 2 if _memory(insn) else insn.operand, state.tr)
+    if which < 2:
+        no_umip(state)
+        _write(state, insn, 2 if _memory(insn) else insn.operand, state.tr if which else state.ldtr)
     elif which == 3:
         _cpl0(state)
         selector = _read(state, insn, 2)
@@ -358,23 +349,6 @@ def _from_control(state: State, insn: Insn) -> Effects:
         raise ud()
     _cpl0(state)
     state.regs[insn.rm] = values[insn.reg]
-    state.rip += insn.at + 1
-    return Effects()
-
-
-def _to_control(state: State, insn: Insn) -> Effects:
-    if insn.reg not in (0, 2, 3, 4, 8):
-        raise ud()
-    _cpl0(state)
-    value = state.regs[insn.rm]
-    if insn.reg == 2:
-        state.cr2 = value
-    elif insn.reg == 8:
-        if value >> 4:
-            raise gp()
-        state.cr8 = value
-    else:
-        raise Unmodelled(insn.data.hex())
     state.rip += insn.at + 1
     return Effects()
 
@@ -444,6 +418,8 @@ def _sahf(state: State, insn: Insn) -> Effects:
 
 def _fence(state: State, insn: Insn) -> Effects:
     """LFENCE, MFENCE, SFENCE; what else is in this group the model does not know."""
+    if insn.modrm >= 0xC0 and insn.has(0xF3) and not insn.has(0xF2) and insn.modrm & 0x38 < 0x20:
+        return base_register(state, insn)
     if insn.modrm < 0xC0 or insn.modrm & 0x38 < 0x28:
         raise Unmodelled(insn.data.hex())
     if any(map(insn.has, (0x66, 0xF2, 0xF3))):
@@ -500,7 +476,12 @@ SYSTEM: dict[tuple[int, int], Callable[[State, Insn], Effects]] = {
     **{(1, opcode): _undefined for opcode in (0x0B, 0xB9, 0xFF, *_VECTOR)},
     (1, 0x20): _from_control,
     (1, 0x21): _from_debug,
-    (1, 0x22): _to_control,
+    (1, 0x22): to_control,
+    (1, 0x05): syscall,
+    (1, 0x06): clts,
+    (1, 0x07): sysret,
+    (1, 0x30): wrmsr,
+    (1, 0x32): rdmsr,
     (1, 0x23): _to_debug,
     (1, 0x31): _rdtsc,
     (1, 0xA2): _cpuid,
@@ -508,6 +489,6 @@ SYSTEM: dict[tuple[int, int], Callable[[State, Insn], Effects]] = {
     **{(0, opcode): _unmodelled for opcode in (0x6C, 0x6D, 0x6E, 0x6F)},
     **{(0, opcode): _float for opcode in range(0xD8, 0xE0)},
     (0, 0x9B): _wait,
-    **{(1, opcode): _unmodelled for opcode in (0x02, 0x03, 0x05, 0x06, 0x07, 0x08, 0x30, 0x32, 0x33, 0x34, 0x35)},
+    **{(1, opcode): _unmodelled for opcode in (0x02, 0x03, 0x08, 0x33, 0x34, 0x35)},
     **{(1, opcode): _unmodelled for opcode in (0xA0, 0xA1, 0xA8, 0xA9, 0xAA, 0xB2, 0xB4, 0xB5)},
 }
