@@ -16,7 +16,7 @@ from typing import Any
 from hw.isa.facts import VECTORS, EventClass, Vector
 from hw.isa.reference import absent, lookup, split
 from hw.isa.rows import Raise
-from sim.engine import DesignError, Recording, RetireFlag, RetireRecord, StopOn, StopReason
+from sim.engine import DesignError, Recording, RetireFlag, StopOn, StopReason
 from sim.harts import REGISTERS
 from tests.fuzz.snippets import STRIDE
 
@@ -40,6 +40,12 @@ _START = {
 _WATCHED = (*_START, "cr0", "cr3", "cr4", "dr7", "efer")
 _HAS_ERROR = {row.number: row.has_error for row in VECTORS}
 _FAULTS = frozenset(row.number for row in VECTORS) - {Vector.NMI}
+
+
+#: What is looked at of a `RetireRecord`: cycle, pc, bytes, trap_error, length, trap_vector, trap_class, flags.
+Seen = tuple[int, int, bytes, int, int, int, int, int]
+#: The same in the layout of `sim.engine.RETIRE_STRUCT`.
+_SEEN = struct.Struct("<2Q64x16sIxB2x2BH4x")
 
 
 def _handler() -> bytes:
@@ -79,7 +85,6 @@ class Runner:
     def __init__(self, engine: Any):
         self.engine = engine
         self._legal: dict[bytes, str | None] = {}
-        self._last: list[RetireRecord] = []
 
     # --- a machine
 
@@ -111,6 +116,16 @@ class Runner:
     def _frame(self) -> int:
         return struct.unpack("<Q", self.engine.read_mem(FRAME, 8))[0]
 
+    def _seen(self) -> list[Seen]:
+        """What has retired and was taken since the last look."""
+        raw = getattr(self.engine, "drain_raw", None)
+        if raw is not None:
+            return list(_SEEN.iter_unpack(raw()))  # type: ignore[arg-type]
+        return [
+            (r.cycle, r.pc, r.bytes, r.trap_error, r.length, r.trap_vector, r.trap_class, r.flags)
+            for r in self.engine.drain().retires
+        ]
+
     # --- a fill
 
     def run(self, code: bytes, user: bool, name: str, restart_every: int = 4000) -> Findings:
@@ -127,7 +142,7 @@ class Runner:
                 at, since = self._anew(code, at, user, found), 0
                 continue
             found.cycles += stop.cycles
-            records = engine.drain().retires
+            records = self._seen()
             self._check(records, found, name, code, at)
             now = self._frame()
             again = self._again(stop.reason, now == at, records, found, name, code, at)
@@ -150,7 +165,7 @@ class Runner:
         return at + STRIDE
 
     def _again(
-        self, reason: StopReason, same: bool, records: list[RetireRecord], found: Findings, name: str, code: bytes, at: int
+        self, reason: StopReason, same: bool, records: list[Seen], found: Findings, name: str, code: bytes, at: int
     ) -> bool:
         """What to do after a stop: True for a fresh start."""
         engine = self.engine
@@ -172,34 +187,33 @@ class Runner:
 
     # --- what is checked
 
-    def _check(self, records: list[RetireRecord], found: Findings, name: str, code: bytes, at: int) -> None:
+    def _check(self, records: list[Seen], found: Findings, name: str, code: bytes, at: int) -> None:
         legal = self._legal
-        before = records[0].cycle if records else 0
-        valid, trap, deliver = RetireFlag.VALID, RetireFlag.TRAP, RetireFlag.DELIVER
-        for r in records:
-            if r.cycle - before > PATIENCE and not self.engine.state(0).halted:
-                self._fail(found, name, code, r.pc, f"nothing retired from cycle {before} to {r.cycle}")
-            before = r.cycle
-            flags = r.flags
+        before = records[0][0] if records else 0
+        valid, trap, deliver = int(RetireFlag.VALID), int(RetireFlag.TRAP), int(RetireFlag.DELIVER)
+        retired = 0
+        for cycle, pc, data, _, length, vector, kind, flags in records:
+            if cycle - before > PATIENCE and not self.engine.state(0).halted:
+                self._fail(found, name, code, pc, f"nothing retired from cycle {before} to {cycle}")
+            before = cycle
             if flags & trap:
-                found.traps[r.trap_vector] += 1
-                problem = _undefined(r)
-                if problem:
-                    self._fail(found, name, code, r.pc, problem)
+                found.traps[vector] += 1
+                problem = _undefined(vector, kind, bool(flags & RetireFlag.TRAP_HAS_ERROR))
             elif flags & valid and not flags & deliver:
-                found.retired += 1
-                text = r.bytes[: r.length]
+                retired += 1
+                text = data[:length]
                 if text not in legal:
                     legal[text] = _illegal(text)
                 problem = legal[text]
-                if problem:
-                    self._fail(found, name, code, r.pc, f"{text.hex()} retired: {problem}")
-            if len(found.failures) >= 5:
-                return
+            else:
+                continue
+            if problem:
+                self._fail(found, name, code, pc, problem)
+        found.retired += retired
 
-    def _chain(self, records: list[RetireRecord], found: Findings, name: str, code: bytes, at: int) -> None:
+    def _chain(self, records: list[Seen], found: Findings, name: str, code: bytes, at: int) -> None:
         """A triple fault has a chain that leads to it: a fault, a double fault, and a third while that is delivered."""
-        chain = [r.trap_vector for r in records if r.flags & RetireFlag.TRAP][-3:]
+        chain = [vector for *_, vector, _, flags in records if flags & RetireFlag.TRAP][-3:]
         if len(chain) >= 2 and chain[-2] != Vector.DF:
             self._fail(found, name, code, at, f"shuts down after the traps {chain}, without a double fault")
         if self._system() == self._normal and self.engine.read_mem(IDT, 0x1000) == bytes(self._gates()):
@@ -214,16 +228,15 @@ class Runner:
         found.failures.append(f"{name}, snippet {offset // STRIDE} at {pc:#x}: {problem}\n    {text}")
 
 
-def _undefined(r: RetireRecord) -> str | None:
+def _undefined(vector: int, kind: int, error: bool) -> str | None:
     """Why a trap is not one that the manual knows."""
-    error = bool(r.flags & RetireFlag.TRAP_HAS_ERROR)
-    if r.trap_class == EventClass.FAULT:
-        if r.trap_vector not in _FAULTS:
-            return f"fault {r.trap_vector} does not exist"
-        if error != _HAS_ERROR[r.trap_vector]:
-            return f"fault {r.trap_vector} with an error code: {error}"
+    if kind == EventClass.FAULT:
+        if vector not in _FAULTS:
+            return f"fault {vector} does not exist"
+        if error != _HAS_ERROR[vector]:
+            return f"fault {vector} with an error code: {error}"
     elif error:
-        return f"vector {r.trap_vector} of class {EventClass(r.trap_class).name} has an error code"
+        return f"vector {vector} of class {EventClass(kind).name} has an error code"
     return None
 
 
@@ -231,11 +244,11 @@ def _illegal(text: bytes) -> str | None:
     """Why these bytes must not retire; None if they may."""
     parts = split(text)
     if parts is None or parts.bytes != text:
-        return "it does not end there"
+        return f"{text.hex()} retired: it does not end there"
     row = lookup(parts)
     if row is None:
-        return None if absent(parts) is Raise.WAIT else "no row of the table"
-    return f"{row.mnemonic} only raises" if row.raises not in (Raise.NONE, Raise.WAIT) else None
+        return None if absent(parts) is Raise.WAIT else f"{text.hex()} retired: no row of the table"
+    return f"{text.hex()} retired, but {row.mnemonic} only raises" if row.raises not in (Raise.NONE, Raise.WAIT) else None
 
 
 def fills(total: int, each: int) -> Iterable[tuple[int, int]]:

@@ -13,6 +13,7 @@ from tests.isa.instances import instance, near_miss
 STRIDE = 64
 KINDS = ("random", "guided", "prefixes")
 
+_DAMAGE = bytes(range(1, 256))
 _PREFIXES = bytes((0x66, 0x67, 0xF0, 0xF2, 0xF3, 0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, *range(0x40, 0x50)))
 
 
@@ -37,12 +38,9 @@ def snippet(rng: Random, kind: str) -> bytes:
     if kind == "random":
         return rng.randbytes(STRIDE)
     if kind == "guided":
-        pool, code = _instances("pool"), b""
-        while len(code) < STRIDE:
-            code += rng.choice(pool)
-        code = bytearray(code[:STRIDE])
-        for _ in range(rng.choice((0, 1, 1, 2, 4))):
-            code[rng.randrange(32)] = rng.randrange(256)
+        code = bytearray(b"".join(rng.choices(_instances("pool"), k=24))[:STRIDE])
+        for damage in rng.randbytes(rng.choice((0, 1, 1, 2, 4))):
+            code[damage & 31] ^= rng.choice(_DAMAGE)
         return bytes(code)
     storm = bytes(rng.choices(_PREFIXES, k=rng.randrange(1, 17)))
     return (storm + rng.choice(_starts()) + rng.randbytes(STRIDE))[:STRIDE]
