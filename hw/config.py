@@ -5,7 +5,7 @@ from enum import Enum
 
 
 class Vendor(Enum):
-    """Whose processor the core follows where the two vendors differ (trap semantics 3.5 and 3.6)."""
+    """Whose processor the core follows where the two differ (trap semantics 3.5 and 3.6, docs/instructions.md)."""
 
     INTEL = "intel"
     AMD = "amd"

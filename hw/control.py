@@ -5,9 +5,12 @@ one constant per row (measured: several times cheaper to elaborate and to simula
 `hw.isa.rows.check` forbids rows that overlap.
 """
 
+from dataclasses import replace
+
 from amaranth.hdl import Cat, Module
 from amaranth.lib import data, enum
 
+from hw.config import Vendor
 from hw.isa.absent import ABSENT, EVEX
 from hw.isa.facts import STATUS_FLAGS, Op, SysOp, SysReg
 from hw.isa.opcodes import TABLE
@@ -202,11 +205,18 @@ def _pattern(key: dict) -> str:
     return bits(key["reg"], 3) + bits(key["mod3"], 1) + bits(key["rm"], 3) + bits(key["rexb"], 1)
 
 
-def lower_table(m: Module, ctl, insn) -> None:
+def _rows(vendor: Vendor) -> tuple[Row, ...]:
+    """The table as a vendor has it: the one difference is F3 REX.B 90, `xchg` with AMD."""
+    if vendor is Vendor.INTEL:
+        return (*TABLE, *ABSENT)
+    return (*(replace(row, ok=row.ok | {NOREXB}) if row.mnemonic == "pause" else row for row in TABLE), *ABSENT)
+
+
+def lower_table(m: Module, ctl, insn, vendor: Vendor = Vendor.INTEL) -> None:
     """Drives ``ctl`` (a `Ctl` view) from ``insn`` (an `Insn` view): combinational; ``valid`` is 0 where no row matches."""
     key = Cat(insn.rex[0], insn.modrm[0:3], insn.modrm[6:8] == 3, insn.modrm[3:6])
     by_map: dict[int, dict[int, list[Row]]] = {}
-    for row in (*TABLE, *ABSENT):
+    for row in _rows(vendor):
         for opcode in row.opcodes():
             by_map.setdefault(row.map, {}).setdefault(opcode, []).append(row)
     with m.Switch(insn.map):

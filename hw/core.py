@@ -54,7 +54,7 @@ class Core(Component):
         m = Module()
         m.submodules.f = f = Fetch(self._config.ram_bytes)
         m.submodules.l = length = Length()
-        m.submodules.d = d = Decode()
+        m.submodules.d = d = Decode(self._config.vendor)
         m.submodules.a = a = AddressStage(self._config.ram_bytes)
         m.submodules.m = mem = MemoryStage()
         m.submodules.x = x = ExecuteStage()

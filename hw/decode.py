@@ -9,6 +9,7 @@ from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
 from hw.breakpoints import Watch
+from hw.config import Vendor
 from hw.control import DELIVER, ROM, Ctl, lower_rom, lower_table
 from hw.handshake import has_room, register_output
 from hw.invariant import invariant
@@ -54,6 +55,10 @@ class Decode(Component):
     led: In(1)
     resolved_target: In(64)
 
+    def __init__(self, vendor: Vendor = Vendor.INTEL):
+        super().__init__()
+        self._vendor = vendor
+
     def elaborate(self, platform):
         m = Module()
         insn = self.i.payload
@@ -76,7 +81,7 @@ class Decode(Component):
             targets.resolved_target.eq(self.resolved_target),
         ]
 
-        lower_table(m, row, insn)
+        lower_table(m, row, insn, self._vendor)
         asks = (row.priv == Priv.IO.value) & (self.cpl > self.iopl)
         m.d.comb += upc_now.eq(Mux(in_routine, upc, Mux(asks, row.asking, row.routine)))
         m.d.comb += ctl.eq(row)
@@ -157,6 +162,9 @@ class Decode(Component):
             u.op.eq(ctl.op),
             u.imm.eq(Mux(self.delivering, 0, Mux(ctl.one, 1, insn.imm))),
         ]
+        if self._vendor is Vendor.AMD:  # F2 and F3 replace the condition of loope and loopne
+            with m.If((ctl.op == Op.LOOP) & (insn.rep != Rep.NONE)):
+                m.d.comb += u.cond.eq(Cat(insn.rep == Rep.F2, Const(2, 3)))
         with m.If((ctl.op == Op.IN) | (ctl.op == Op.OUT)):
             m.d.comb += u.watch.eq(Watch.PORT)
         with m.Elif((load | store | (ctl.probe & ~ctl.intent)) & ~ctl.implicit & ~self.delivering):

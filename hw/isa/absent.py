@@ -48,7 +48,7 @@ _packed("0F 70-73 /r", "0F C4-C5 /r", operands="Ib")
 _N(Raise.MMX, "0F 77", **_NP)
 _N(Raise.SSE, "66 0F 6C-6D /r", "F3 0F 6F /r", "66 0F 7C-7D /r", "F2 0F 7C-7D /r", "F3 0F 7E-7F /r")
 _N(Raise.SSE, "F2 0F 70 /r", "F3 0F 70 /r", operands="Ib")
-_N(Raise.UD, "0F 78-79 /r")  # vmread, vmwrite
+_N(Raise.UD, "0F 78-7B /r")  # vmread, vmwrite; with EVEX they and the last two are conversions
 _N(Raise.X87, "0F AE /0", "0F AE /1", **_NP_MEM)  # fxsave, fxrstor
 _N(Raise.SSE, "0F AE /2", "0F AE /3", **_NP_MEM)  # ldmxcsr, stmxcsr
 _N(Raise.AVX, "0F AE /4", "0F AE /5", "0F AE /6", **_NP_MEM)  # xsave, xrstor, xsaveopt

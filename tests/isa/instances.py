@@ -53,8 +53,8 @@ def _rex(rng: Random, row: Row) -> bytes:
 def _vex(rng: Random, row: Row) -> bytes:
     """A VEX prefix; of two bytes where that is possible, half the time."""
     wide = row.raises is Raise.AVX
-    vvvv = rng.randrange(16) if wide or uses_vvvv(row) else 15
-    pp = (None, 0x66, 0xF3, 0xF2).index(row.prefix)
+    vvvv = rng.choice((15, rng.randrange(16))) if wide or uses_vvvv(row) else 15
+    pp = rng.randrange(4) if wide else (None, 0x66, 0xF3, 0xF2).index(row.prefix)
     last = vvvv << 3 | (rng.randrange(2) << 2 if wide else 0) | pp
     if row.map == VEX + 1 and rng.random() < 0.5:
         return bytes((0xC5, rng.randrange(2) << 7 | last))

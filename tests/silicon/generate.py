@@ -34,6 +34,10 @@ _UNDEFINED = (
     *(bytes([0x0F, 0xBA, 0xC0 | reg << 3]) for reg in range(4)),
     *(bytes([0x0F, opcode]) for opcode in (0x04, 0x0A, 0x0C, 0x24, 0x25, 0x26, 0x27, 0x39, 0x3B, 0x3D, 0x3E, 0x3F)),
     *(b"\xff\xf8", b"\x8d\xc0", b"\x0f\xc3\xc0"),
+    # VEX after REX, 66, F2, F3 or LOCK; its L, vvvv, pp, map or ModRM.reg as no instruction has them
+    *(bytes([prefix]) + bytes.fromhex("C4E2F8F2C3") for prefix in (0x48, 0x66, 0xF2, 0xF3, 0xF0)),
+    *map(bytes.fromhex, ["C4E2FCF2C3", "C4E373F0C307", "C4E2F9F2C3", "C4E2F9F5C3", "C4E1F8F2C3", "C4E0F8F2C3", "C4E2F8F3C0", "C4E2F8F3E0"]),
+    *map(bytes.fromhex, ["0F38F0C0", "0F38F1C1", "F30F38F003", "0F38F6C1", "F20F38F6C1", "0FC7C8", "0FC7CB", "F30FC303"]),
 )
 _ATTEMPTS = 60
 

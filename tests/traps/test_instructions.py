@@ -1,7 +1,7 @@
 """Faults and effects of instructions beyond the catalogue of the trap semantics: what is absent, and accesses of their own."""
 
 import pytest
-from rows import CLEAN, ROW, S, cr2, dr6, equal, regs, rsp_kept, run_row
+from rows import AMD, CLEAN, ROW, S, cr2, dr6, equal, regs, rsp_kept, run_row
 from test_debug_registers import ANY, RETURN, WRITE, at, b
 from trapbench import MISSING, NONCANONICAL, RAM_END, STACK, USER
 
@@ -98,7 +98,21 @@ PORTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(ROW, [*ABSENT, *OPERANDS, *PORTS])
+_LOOP = "start: cmp %eax, %ebx; .byte {}; {} l; inc %edx; l: nop; done: hlt"
+
+VENDORS = [
+    S("start: .byte 0xf3, 0x41, 0x90; done: hlt", "", dict(rax=1, r8=2), regs(rax=1, r8=2), id="pause-rexb"),
+    S("start: .byte 0xf3, 0x41, 0x90; done: hlt", "", dict(rax=1, r8=2), regs(rax=2, r8=1), id="pause-rexb-amd", marks=AMD),
+    *(S(_LOOP.format(prefix, name), "", dict(rbx=equal_, rax=1, rcx=2), lambda bench, taken=taken: equal(bench.reg("rdx"), 1 - taken),
+        id=f"{name}-{prefix}-{equal_}-{'amd' if marks else 'intel'}", marks=marks)
+      for marks, name, prefix, equal_, taken in (
+          ((), "loope", 0xF2, 0, 0), ((), "loope", 0xF2, 1, 1), ((), "loopne", 0xF3, 0, 1), ((), "loopne", 0xF3, 1, 0),
+          (AMD, "loope", 0xF2, 0, 1), (AMD, "loope", 0xF2, 1, 0), (AMD, "loopne", 0xF3, 0, 0), (AMD, "loopne", 0xF3, 1, 1),
+          (AMD, "loope", 0x2E, 1, 1), (AMD, "loop", 0xF2, 1, 1))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(ROW, [*ABSENT, *OPERANDS, *PORTS, *VENDORS])
 def test_instruction(bench, text, expect, setup, check):
     run_row(bench, text, expect, setup, check)
 
