@@ -41,6 +41,7 @@ _UNKNOWN = tuple(
         ("f30f01fe", "rmpadjust", False),
         ("f30f01d9", "vmgexit", False),
         ("660f01cc", "tdcall", False),
+        ("f20f00f7", "lkgs", False),
     )
 )
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from hw.isa.absent import EVEX
 from hw.isa.opcodes import TABLE
-from hw.isa.reference import Parts, absent, attributes, displacement_size, lookup, split
+from hw.isa.reference import Parts, absent, attributes, displacement_size, find, lookup, split
 from hw.isa.rows import VEX, Raise
 from sim.kernel.classify import SYSTEM, Classifier
 from sim.kernel.image import KernelImage, Section
@@ -135,7 +135,8 @@ def _describe(parts: Parts | None, name: str) -> str:
     prefix = "lock " * parts.lock + {0: "", 2: "F2 ", 3: "F3 "}[parts.rep]
     vector = "EVEX " if parts.map == EVEX else "VEX " if parts.map > VEX else ""
     escape = ("", "0F ", "0F 38 ", "0F 3A ")[parts.map % VEX]
-    group = f" /{parts.reg}" if parts.has_modrm else ""
+    row = find(parts)
+    group = f" /{parts.reg}" if parts.has_modrm and (row is None or row.reg is not None) else ""
     return f"{name or '(unknown)'} ({prefix}{vector}{escape}{parts.opcode:02X}{group})"
 
 
