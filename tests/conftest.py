@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 
@@ -26,7 +26,6 @@ from sim.engine import (
     NEVER,
     Engine,
     EngineUnavailable,
-    Recording,
     RetireFlag,
     Stop,
     StopOn,
@@ -34,6 +33,7 @@ from sim.engine import (
     open_engine,
 )
 from sim.guestbuild import CACHE_DIR, RUNTIME_DIR
+from tests.coverage.collect import Coverage, Covering, save
 
 #: An engine that retires nothing and takes no trap for so many cycles, without being asleep, hangs.
 PATIENCE = 1500
@@ -144,7 +144,8 @@ class EnginePool:
 
     def __init__(self) -> None:
         self._free: dict[tuple, list[Engine]] = {}
-        self._lent: list[tuple[tuple, Engine]] = []
+        self._lent: list[tuple[tuple, Engine, Covering]] = []
+        self._coverage = Coverage()
         self._missing: dict[str, EngineUnavailable] = {}
 
     def borrow(self, name: str, **options: Any) -> Engine:
@@ -164,15 +165,16 @@ class EnginePool:
         for hart in range(engine.harts):
             engine.set_irq(hart, None)
         engine.reset()
-        engine.record(Recording.TRAPS)
-        engine.sample(())
         engine.write_mem(0, bytes(engine.config.ram_bytes))
-        self._lent.append((key, engine))
-        return engine
+        covering = Covering(engine, self._coverage)
+        covering.start()
+        self._lent.append((key, engine, covering))
+        return cast(Engine, covering)
 
     def take_back(self) -> None:
         """End of a test."""
-        for key, engine in self._lent:
+        for key, engine, covering in self._lent:
+            covering.finish()
             self._free.setdefault(key, []).append(engine)
         self._lent.clear()
 
@@ -181,6 +183,8 @@ class EnginePool:
         for engines in self._free.values():
             for engine in engines:
                 engine.close()
+        if self._free:
+            save(self._coverage)
 
 
 @pytest.fixture(scope="session")
