@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sim.cli import common
+from sim.cli import common, size
 from sim.cli.common import FINDING, OK, UserError, note
 from sim.cli.engines import engines
 from sim.cli.measure import FIGURES, QUICK, WORKLOADS, BenchError, rate, run_workload, trap_figures
 from sim.engine import open_engine
 
-EXAMPLES = ("bench", "bench --quick --engine pysim", "bench --save", "bench --json")
+EXAMPLES = ("bench", "bench --quick --engine pysim", "bench --save", "bench --json", "bench --size")
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench" / "results.jsonl"
@@ -29,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     common.add_engine(parser)
     parser.add_argument("--quick", action="store_true", help="a few short workloads")
+    parser.add_argument("--size", action="store_true", help="synthesise the core, too, unless its size is known (minutes)")
     parser.add_argument("--save", action="store_true", help="add the figures to bench/results.jsonl")
     common.add_json(parser)
 
@@ -41,12 +42,14 @@ def main(arguments: argparse.Namespace) -> int:
     except BenchError as error:
         note(f"bench: {error}")
         return FINDING
+    result["size"] = size.measure() if arguments.size else size.known()
     if arguments.save:
         _save(result)
     if arguments.json:
         common.print_json(result)
     else:
         _show(result)
+        size.show(result["size"])
     return OK
 
 
