@@ -110,7 +110,7 @@ class ApicPort(Signature):
     tpr : the task priority, of which CR8 is bits 7 to 4.
     armed : the timer counts and will interrupt.
     nmi : a non-maskable interrupt arrives from a controller. init, start, page : so does an INIT; so does a start-up, with its
-    vector. reset : the hart is reset by INIT in this cycle, and with it the controller.
+    vector.
     """
 
     def __init__(self):
@@ -125,7 +125,6 @@ class ApicPort(Signature):
                 "init": In(1),
                 "start": In(1),
                 "page": In(8),
-                "reset": Out(1),
             }
         )
 

@@ -27,20 +27,21 @@ from hw.sysregs import APIC_EN, CR4_DE, CR4_FSGSBASE, CR4_TSD, CR4_UMIP, EFER_SC
 
 
 class Core(Component):
-    """A hart of 64-bit mode. Starts to fetch when the debug port writes rip.
+    """A hart of 64-bit mode. It begins when the debug port writes rip, or one that is not the first by INIT and start-up.
 
     Members: `hw.bus` describes each port. unlock : it does not hold the memory's lock, or not after this cycle
-    (`hw.cluster.MemoryLock`).
+    (`hw.cluster.MemoryLock`). reset : INIT resets the hart in this cycle, and its interrupt controller with it.
     """
 
-    def __init__(self, config: Config, harts: int = 1):
-        """`harts`: as many share the memory."""
-        self._config, self._shared = config, harts > 1
+    def __init__(self, config: Config, number: int = 0, harts: int = 1):
+        """Hart `number` of `harts` that share the memory."""
+        self._config, self._number, self._shared = config, number, harts > 1
         super().__init__(
             {
                 "fetch": Out(FetchBus()),
                 "data": Out(DataBus()),
                 "unlock": Out(1),
+                "reset": Out(1),
                 "irq": Out(IrqPort()),
                 "apic": Out(ApicPort()),
                 "io": Out(IoPort()),
@@ -57,8 +58,8 @@ class Core(Component):
         m.submodules.d = d = Decode(self._config.vendor)
         m.submodules.a = a = AddressStage(self._config.ram_bytes)
         m.submodules.m = mem = MemoryStage()
-        m.submodules.x = x = ExecuteStage()
-        m.submodules.w = w = RetireStage(self._config)
+        m.submodules.x = x = ExecuteStage(self._number)
+        m.submodules.w = w = RetireStage(self._config, self._number == 0, self._shared)
         m.submodules.regs = regs = RegFile()
         m.submodules.mmu = mmu = Mmu(self._config.ram_bytes)
         m.submodules.split = split = SplitBus()
@@ -216,6 +217,10 @@ class Core(Component):
             system.tpr.eq(self.apic.tpr),
             w.armed.eq(self.apic.armed),
             w.nmi.eq(self.apic.nmi),
+            w.init.eq(self.apic.init),
+            w.start.eq(self.apic.start),
+            w.page.eq(self.apic.page),
+            self.reset.eq(w.reset),
             system.read.eq(x.sysreg),
             x.sysreg_data.eq(system.read_data),
             gates.cpl.eq(w.cpl),

@@ -45,15 +45,21 @@ LEAVES: dict[int, tuple[int, int, int, int]] = {
 SUBLEAVES = (7,)
 
 
-def lower_cpuid(m: Module, leaf, subleaf, register, apic) -> Signal:
+def leaves_of(number: int) -> dict[int, tuple[int, int, int, int]]:
+    """`LEAVES` as hart `number` says them: with its initial APIC ID."""
+    eax, ebx, ecx, edx = LEAVES[1]
+    return LEAVES | {1: (eax, ebx | number << 24, ecx, edx)}
+
+
+def lower_cpuid(m: Module, leaf, subleaf, register, apic, number: int = 0) -> Signal:
     """The value of register eax, ebx, ecx or edx (0 to 3) of ``leaf`` and ``subleaf``: 32 bits, combinational.
 
-    ``apic`` : the local interrupt controller is enabled, which its bit follows.
+    ``apic`` : the local interrupt controller is enabled, which its bit follows. ``number`` : of the hart.
     """
     value = Signal(32, name="cpuid")
     with m.Switch(leaf):
-        for number, words in LEAVES.items():
-            with m.Case(number), m.Switch(Mux(subleaf == 0, register, 4) if number in SUBLEAVES else register):
+        for leaf_number, words in leaves_of(number).items():
+            with m.Case(leaf_number), m.Switch(Mux(subleaf == 0, register, 4) if leaf_number in SUBLEAVES else register):
                 for i, word in enumerate(words):
                     with m.Case(i):
                         m.d.comb += value.eq(word)

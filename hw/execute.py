@@ -78,8 +78,10 @@ class ExecuteStage(Component):
     io_size: Out(2)
     io_data: In(32)
 
-    def __init__(self):
+    def __init__(self, number: int = 0):
+        """`number` of the hart, which CPUID tells."""
         super().__init__()
+        self._number = number
         self.gates = Gates()
 
     def elaborate(self, platform):
@@ -245,7 +247,7 @@ class ExecuteStage(Component):
             with m.Case(Op.IN):
                 m.d.comb += result.eq(self.io_data)
             with m.Case(Op.CPUID):
-                m.d.comb += result.eq(lower_cpuid(m, a[:32], b[:32], u.bsize, self.apic))
+                m.d.comb += result.eq(lower_cpuid(m, a[:32], b[:32], u.bsize, self.apic, self._number))
             with m.Case(Op.RDTSC):
                 m.d.comb += result.eq(Mux(u.imm[0], self.tsc[32:], self.tsc[:32]))
         with m.If((u.sysop == SysOp.POPF) | (u.sysop == SysOp.IRETF) | (u.sysop == SysOp.SYSRET)):

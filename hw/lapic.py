@@ -201,7 +201,7 @@ class Lapic(Component):
                 m.d.sync += [esr.eq(errors | found), errors.eq(0)]
         with m.If(write & (port.offset == At.SVR) & ~port.wdata[8]):
             m.d.sync += [kept[at][16].eq(1) for at in _LVT]
-        with m.If(~enable | self.core.reset):
+        with m.If(~enable):
             m.d.sync += [kept[row.at].eq(row.reset) for row in ROWS]
             m.d.sync += [irr.eq(0), isr.eq(0), errors.eq(0), esr.eq(0)]
         return m
@@ -283,7 +283,7 @@ class Lapic(Component):
             m.d.sync += count.eq(Mux(fires & periodic, initial, count - 1))
         with m.If(started):
             m.d.sync += [count.eq(self.registers.wdata), prescale.eq(0)]
-        with m.If(~self.core.enable | self.core.reset):
+        with m.If(~self.core.enable):
             m.d.sync += count.eq(0)
         return fires
 

@@ -1,11 +1,12 @@
 """The write stage: the architectural state changes here and nowhere else, in program order, one uop a cycle.
 
 This file is what retires and what is thrown away. What else the stage holds has a file of its own each: `hw.rflags`,
-`hw.sysregs`, `hw.boundary` (pending debug traps, shadows, sleep), `hw.breakpoints`, `hw.nmi`, `hw.trap` (which event is taken,
-and the order among them), `hw.refetch` (code that changed under way), `hw.debugport`, `hw.retireport`, `hw.retirepromise`.
+`hw.sysregs`, `hw.boundary` (pending debug traps, shadows, sleep), `hw.breakpoints`, `hw.nmi`, `hw.startup`, `hw.trap` (which
+event is taken, and the order among them), `hw.refetch` (code that changed under way), `hw.debugport`, `hw.retireport`,
+`hw.retirepromise`.
 """
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Const, Module, Mux, ResetInserter, Signal
 from amaranth.lib import stream
 from amaranth.lib.wiring import Component, In, Out
 
@@ -21,6 +22,7 @@ from hw.regfile import Bypass
 from hw.retireport import show
 from hw.retirepromise import promise
 from hw.rflags import Rflags
+from hw.startup import Startup
 from hw.sysregs import CR4_DE, SysRegs
 from hw.trap import Event, TrapPicker
 from hw.types import Done, Flags, Redirect
@@ -37,7 +39,7 @@ class RetireStage(Component):
     store, store_pa, store_size, store_data, store_lock, store_grant : the store's request on the data bus.
     stall : the `out` that would retire in this cycle does not. unlock : a locked instruction retires, all of it.
     asleep : no instruction will retire before an event wakes the hart.
-    nmi : a non-maskable interrupt arrives, beside those of `irq`.
+    nmi, init, start, page : what interrupt controllers send, beside interrupts (`hw.bus.ApicPort`). reset : INIT takes effect.
     busy : stage W holds something. bypass : what it writes.
     d_we .. sp_data : register file write port. debug_addr, debug_data : its debug read port.
     out_valid, out_port, out_size, out_data : an `out` retires.
@@ -48,8 +50,9 @@ class RetireStage(Component):
     far_cs, far_ss, far_ss_we : selectors after a delivery or far transfer.
     """
 
-    def __init__(self, config: Config):
-        self._config = config
+    def __init__(self, config: Config, first: bool = True, shared: bool = False):
+        """`first`: it runs after reset. `shared`: there are other harts, which can reset and start it (`hw.startup`)."""
+        self._config, self._startup = config, Startup(first) if shared else None
         super().__init__(
             {
                 "i": In(stream.Signature(Done)),
@@ -73,6 +76,10 @@ class RetireStage(Component):
                 "unlock": Out(1),
                 "asleep": Out(1),
                 "nmi": In(1),
+                "init": In(1),
+                "start": In(1),
+                "page": In(8),
+                "reset": Out(1),
                 "busy": Out(1),
                 "bypass": Out(Bypass),
                 "d_we": Out(1),
@@ -102,23 +109,26 @@ class RetireStage(Component):
                 "retire": Out(RetirePort()),
             }
         )
-        self.sys = SysRegs(config)
+        self.sys = SysRegs(config, first)
+        #: The hart waits for its start; its registers may be cleared meanwhile.
+        self.waiting = self._startup.waiting if self._startup else Const(0)
 
     def elaborate(self, platform):
         m = Module()
         d = self.i.payload
         u = d.u
-        m.submodules.sys = system = self.sys
-        m.submodules.trap = trap = TrapPicker(self._config)
-        m.submodules.rflags = rflags = Rflags()
-        m.submodules.boundary = at = Boundary(self._config)
-        m.submodules.nmi = nmi = NmiLatch()
-        m.submodules.refetch = again = Refetch()
+        system, trap, rflags, at, nmi = self.sys, TrapPicker(self._config), Rflags(), Boundary(self._config), NmiLatch()
+        again = Refetch()
+        parts = {"sys": system, "trap": trap, "rflags": rflags, "boundary": at, "nmi": nmi, "refetch": again}
+        for name, part in parts.items():
+            m.submodules[name] = ResetInserter(self.reset)(part) if self._startup else part
         rip = Signal(64)
         held = Signal()  # a store is on the bus and not yet taken: nothing may come between
         frozen = self.dbg.we
         alive = ~trap.shutdown & ~frozen
         m.d.comb += self.tsc.eq(system.tsc)
+        if self._startup:
+            alive &= ~self._startup.take & ~self.waiting
 
         # --- what retires in this cycle ---
         able, commit, ends = Signal(), Signal(), Signal()
@@ -139,7 +149,7 @@ class RetireStage(Component):
             self.i.ready.eq(commit),
             self.busy.eq(self.i.valid),
             self.unlock.eq(ends & u.lock),
-            self.asleep.eq(at.halted | trap.shutdown),
+            self.asleep.eq(at.halted | trap.shutdown | self.waiting),
         ]
         m.d.sync += held.eq(self.store & ~self.store_grant)
         self._registers(m, d, u, able, commit)
@@ -230,6 +240,8 @@ class RetireStage(Component):
             self.deliver_error.eq(trap.taken.has_error),
         ]
         self._debug(m, rflags, rip, system, at)
+        if self._startup:
+            self._start(m, trap, at, held, rip, frozen)
         show(m, self.retire, d, commit, rflags.after, trap)
         promise(m, self, commit, held, rip, at, trap)
         m.d.comb += [
@@ -237,7 +249,29 @@ class RetireStage(Component):
             self.dbg.halted.eq(at.halted & ~(self.armed & rflags.value[RFlag.IF])),
             self.dbg.shutdown.eq(trap.shutdown & ~nmi.coming),
         ]
+        if self._startup:
+            with m.If(self.waiting):
+                m.d.comb += [self.dbg.boundary.eq(~self._startup.clear), self.dbg.halted.eq(1)]
         return m
+
+    def _start(self, m, trap, at, held, rip, frozen):
+        """INIT, which resets all parts that are entered as submodules above, and the start-up after it."""
+        m.submodules.startup = startup = self._startup
+        m.d.comb += [
+            startup.init.eq(self.init),
+            startup.start.eq(self.start),
+            startup.page.eq(self.page),
+            startup.able.eq(((at.boundary & ~held) | trap.shutdown) & ~frozen),
+            self.reset.eq(startup.take),
+        ]
+        with m.If(startup.take):
+            m.d.comb += [self.flush.eq(1), self.deliver.eq(0), self.tlb_flush.eq(1)]
+            m.d.sync += rip.eq(0)
+        with m.If(startup.clear):
+            m.d.comb += [self.d_we.eq(1), self.d_addr.eq(startup.index), self.d_data.eq(0)]
+        with m.If(startup.go):
+            m.d.comb += [self.redirect.valid.eq(1), self.redirect.target.eq(startup.target)]
+            m.d.sync += rip.eq(startup.target)
 
     def _registers(self, m, d, u, able, commit):
         """The register file, its bypass, and port output."""
@@ -266,7 +300,7 @@ class RetireStage(Component):
             trap.debug.eq(at.stepped | at.met.any()),
             trap.mid_rep.eq(at.mid_rep),
             trap.shadow.eq(at.shadow),
-            trap.nmi.eq(nmi.ready & ~self.dbg.we),
+            trap.nmi.eq(nmi.ready & ~self.dbg.we & ~self.reset),
             trap.intr.eq(self.irq.valid & rflags.value[RFlag.IF]),
             trap.intr_vector.eq(self.irq.vector),
             trap.fault.eq(u.fault),
@@ -343,5 +377,7 @@ class RetireStage(Component):
         with m.If(access.rip_we):  # the same rip is a refetch, and changes nothing else
             m.d.comb += [self.redirect.target.eq(port.wdata), at.moved.eq(port.wdata != rip)]
             m.d.sync += rip.eq(port.wdata)
+            if self._startup:
+                m.d.comb += self._startup.skip.eq(port.wdata != rip)
         with m.If(access.system_we):
             m.d.comb += [system.we.eq(1), system.waddr.eq(access.system_addr), system.wdata.eq(port.wdata)]

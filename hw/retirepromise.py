@@ -26,7 +26,7 @@ def promise(m, stage, commit, held, rip, at, trap):
         m.d.sync += wrote.eq(~d.ends & (wrote | writes))
     invariant(m, "retire.one", ~(commit & trap.take), "a uop of {:#x} retires as a trap is taken", u.pc)
     invariant(m, "retire.atomic", ~(trap.fault_valid & wrote), "vector {} after a write, at {:#x}", u.fault.vector, u.pc)
-    with m.If(stage.i.valid & u.fault.valid & ~frozen):
+    with m.If(stage.i.valid & u.fault.valid & ~frozen & ~stage.waiting):
         changes = Cat(stage.d_we, stage.sp_we, stage.store, stage.out_valid, system.we, system.swapgs, stage.i.ready)
         invariant(m, "retire.fault", changes == 0, "a uop with vector {} writes: {:07b}", u.fault.vector, changes)
     with m.If(commit):

@@ -1,6 +1,6 @@
 """The system that engines run and `kphw export` writes out: harts with their devices; RAM stays outside, on the buses."""
 
-from amaranth.hdl import Cat, Module, Mux
+from amaranth.hdl import Cat, Module, Mux, ResetInserter
 from amaranth.lib.wiring import Component, Out, connect, flipped
 
 from hw.bus import DataBus, DebugPort, FetchBus, IrqPort, PipePort, RetirePort, TrapPort
@@ -47,10 +47,11 @@ class Soc(Component):
         if several:
             m.submodules.lock = lock = MemoryLock(self.harts)
         for i in harts:
-            m.submodules[f"h{i}"] = core = Core(self.config, self.harts)
+            m.submodules[f"h{i}"] = core = Core(self.config, i, self.harts)
             m.submodules[f"bus{i}"] = bus = DeviceBus()
             m.submodules[f"devices{i}"] = device = Devices()
-            m.submodules[f"apic{i}"] = apic = Lapic(i, self.harts)
+            apic = Lapic(i, self.harts)
+            m.submodules[f"apic{i}"] = ResetInserter(core.reset)(apic) if several else apic
             connect(m, core=core.data, bus=bus.core)
             connect(m, core=core.io, devices=device.io)
             data = flipped(getattr(self, f"h{i}_data"))

@@ -73,6 +73,14 @@ APIC_EN = 11
 #: Segment registers whose hidden parts matter in 64-bit mode, and where their base is, if it is not 0.
 _SEGMENTS = {SysReg.ES: None, SysReg.DS: None, SysReg.FS: SysReg.FS_BASE, SysReg.GS: SysReg.GS_BASE}
 
+#: IA32_APIC_BASE.BSP: the bootstrap processor.
+BSP = 1 << 8
+
+#: INIT leaves these as they are, and the time stamp counter (SDM vol. 3, table 9-1).
+KEPT_BY_INIT = (
+    SysReg.APIC_BASE, SysReg.KERNEL_GS_BASE, SysReg.STAR, SysReg.LSTAR, SysReg.CSTAR, SysReg.FMASK, SysReg.PAT, SysReg.TSC_AUX,
+)  # fmt: skip
+
 #: DR6 bits that the trap logic sets or rewrites.
 DR6_BS = 1 << 14
 DR6_B = 0xF
@@ -125,7 +133,9 @@ class SysRegs(Component):
         SysReg.FMASK,
     )
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, first: bool = True):
+        """`first`: this is the hart that runs after reset, which IA32_APIC_BASE.BSP says."""
+        self._absent = {SysReg.APIC_BASE: 0 if first else BSP}
         self._keeps_base = config.vendor is Vendor.AMD
         super().__init__(
             {
@@ -160,7 +170,11 @@ class SysRegs(Component):
 
     def elaborate(self, platform):
         m = Module()
-        value = {row.reg: Signal(64, init=row.reset, name=row.reg.name.lower()) for row in ROWS}
+        value = {}
+        for row in ROWS:
+            reset = row.reset & ~self._absent.get(row.reg, 0)
+            kept = row.reg in KEPT_BY_INIT
+            value[row.reg] = Signal(64, init=reset, name=row.reg.name.lower(), reset_less=kept)
         for port, data in ((self.read, self.read_data), (self.debug, self.debug_data)):
             with m.Switch(port):
                 for row in ROWS:
@@ -170,12 +184,15 @@ class SysRegs(Component):
                     m.d.comb += data.eq(self.tpr[4:])
                 with m.Case(SysReg.TSC):
                     m.d.comb += data.eq(self.tsc)
-        m.d.sync += self.tsc.eq(Mux(self.we & (self.waddr == SysReg.TSC), self.wdata, self.tsc + 1))
+        count = Signal(64, reset_less=True)
+        m.d.sync += count.eq(Mux(self.we & (self.waddr == SysReg.TSC), self.wdata, count + 1))
+        m.d.comb += self.tsc.eq(count)
         m.d.comb += self.cr8_we.eq(self.we & (self.waddr == SysReg.CR8))
         with m.If(self.we), m.Switch(self.waddr):
             for row in ROWS:
                 with m.Case(row.reg):
-                    m.d.sync += value[row.reg].eq((self.wdata & row.mask) | row.ones)
+                    ones = row.ones & ~self._absent.get(row.reg, 0)
+                    m.d.sync += value[row.reg].eq((self.wdata & row.mask) | ones)
         with m.If(self.swapgs):
             m.d.sync += [
                 value[SysReg.GS_BASE].eq(value[SysReg.KERNEL_GS_BASE]),
