@@ -11,13 +11,14 @@ from amaranth.lib.wiring import Component, Out, connect, flipped
 from hw.address import AddressStage
 from hw.breakpoints import DR7_GD
 from hw.bus import ApicPort, DataBus, DebugPort, FetchBus, IoPort, IrqPort, PipePort, RetirePort
-from hw.config import Config
+from hw.config import Config, Snoop
 from hw.decode import Decode
 from hw.execute import ExecuteStage
 from hw.fetch import Fetch
 from hw.invariant import invariant
 from hw.isa.facts import RFlag, Size, SysOp
 from hw.length import Length
+from hw.linebuffer import LineBuffer
 from hw.memory import MemoryStage
 from hw.mmu import Mmu
 from hw.regfile import Bypass, RegFile
@@ -69,7 +70,7 @@ class Core(Component):
         connect(m, address=a.o, memory=mem.i)
         connect(m, memory=mem.o, execute=x.i)
         connect(m, execute=x.o, retire=w.i)
-        connect(m, fetch=f.bus, bus=flipped(self.fetch))
+        self._lines(m, f, w)
         connect(m, irq=w.irq, port=flipped(self.irq))
         connect(m, dbg=w.dbg, port=flipped(self.dbg))
         connect(m, retire=w.retire, port=flipped(self.retire))
@@ -324,7 +325,24 @@ class Core(Component):
                 payload = stage.i.payload
                 u = payload if stage is stages[0] else payload.u
                 hits.append(stage.i.valid & ((u.pc[12:31] == page) | (u.next_pc[12:31] == page)))
-        m.d.comb += w.code_page.eq(Cat(hits).any())
+        if self._config.snoop is not Snoop.NONE:
+            m.d.comb += w.code_page.eq(Cat(hits).any())
+
+    def _lines(self, m, f, w):
+        """Code that the hart keeps until it serialises."""
+        if not self._config.stale_lines:
+            connect(m, fetch=f.bus, bus=flipped(self.fetch))
+            return
+        m.submodules.lines = lines = LineBuffer(self._config.stale_lines)
+        connect(m, fetch=f.bus, lines=lines.core)
+        connect(m, lines=lines.memory, bus=flipped(self.fetch))
+        m.d.comb += [
+            lines.empty.eq(w.serialises),
+            lines.store_addr.eq(self.data.req_addr),
+            lines.store_last.eq(self.data.req_addr + (1 << self.data.req_size) - 1),
+        ]
+        if self._config.snoop is not Snoop.NONE:
+            m.d.comb += lines.store.eq(self.data.req_valid & self.data.req_ready & self.data.req_write)
 
     def _show(self, m, f, length, d, a, mem, x, w):
         """The pipe port."""

@@ -45,7 +45,7 @@ class RetireStage(Component):
     out_valid, out_port, out_size, out_data : an `out` retires.
     store_split, store_rest : it crosses its page, and goes on in another frame.
     stored_page, stored_last, code_page : as in `hw.refetch.Refetch`.
-    tlb_flush : translations may have changed.
+    tlb_flush : translations may have changed. serialises : a serialising instruction retires: code is fetched from memory.
     armed : a timer will interrupt. gate_trap : the gate of the delivery leaves IF.
     far_cs, far_ss, far_ss_we : selectors after a delivery or far transfer.
     """
@@ -98,6 +98,7 @@ class RetireStage(Component):
                 "store_split": Out(1),
                 "store_rest": Out(PHYS_BITS - 12),
                 "tlb_flush": Out(1),
+                "serialises": Out(1),
                 "code_page": In(1),
                 "gate_trap": In(1),
                 "far_cs": In(16),
@@ -232,6 +233,8 @@ class RetireStage(Component):
         m.d.comb += self.tlb_flush.eq(frozen | (commit & (u.sysop == SysOp.SYNC)))
         with m.If(system.we), m.Switch(u.sysreg), m.Case(SysReg.CR0, SysReg.CR3, SysReg.CR4, SysReg.EFER):
             m.d.comb += self.tlb_flush.eq(1)
+        orders = (u.sysop == SysOp.WRITE) | (u.sysop == SysOp.SYNC) | u.iret
+        m.d.comb += self.serialises.eq(frozen | (commit & orders))
         m.d.comb += [
             self.redirect.valid.eq(again.after | again.code | frozen),
             self.redirect.target.eq(Mux(frozen | again.code, rip, d.target)),
@@ -265,7 +268,7 @@ class RetireStage(Component):
             self.reset.eq(startup.take),
         ]
         with m.If(startup.take):
-            m.d.comb += [self.flush.eq(1), self.deliver.eq(0), self.tlb_flush.eq(1)]
+            m.d.comb += [self.flush.eq(1), self.deliver.eq(0), self.tlb_flush.eq(1), self.serialises.eq(1)]
             m.d.sync += rip.eq(0)
         with m.If(startup.clear):
             m.d.comb += [self.d_we.eq(1), self.d_addr.eq(startup.index), self.d_data.eq(0)]

@@ -130,3 +130,71 @@ def test_s184_removed_while_in_the_handler(smp):
     bench.start(0, 0)
     assert [trap.name for trap in bench.traps()[1]] == ["#BP"]
     assert bench.get(1, "rax") == 6 and bench.get(1, "rip") == bench.labels["A"] + 3
+
+
+#: Hart 1 loops over A and counts in ecx; after `turns` it does something, then loops on until it meets a new A.
+STALE = (
+    ".weak B; .balign 4096; .fill 48, 1, 0x90; start1: xor %eax, %eax; cpuid; xor %ecx, %ecx; 1: inc %ecx; cmp ${turns}, %ecx; jne 2f; {does}; mov %ecx, %r8d;"
+    "2: xor %ebx, %ebx; A: mov $1, %ebx; cmp $1, %ebx; jne 3f; cmp ${limit}, %ecx; jne 1b; 3: hlt; .balign 4096;"
+    "here: .quad B, 8, 0x202, 0x7000, 16; zero: .quad 0, 0;"
+)
+TURNS, LIMIT = 200, 400
+SERIALISING = {
+    "cpuid": "push %rcx; xor %eax, %eax; cpuid; pop %rcx",
+    "iretq": "mov %rsp, %r9; lea here, %rsp; iretq; B: mov %r9, %rsp",
+    "mov to cr3": "mov %cr3, %rax; mov %rax, %cr3",
+    "invlpg": "invlpg (%rsp)",
+    "lidt": "sidt zero; lidt zero",
+}
+OTHERWISE = {
+    "a fence": "mfence",
+    "a locked instruction": "lock incl zero",
+    "a jump": "jmp 9f; 9:",
+    "sti": "sti; nop; cli",
+    "an int3": "int3",
+}
+
+
+def stale(smp, does: str) -> tuple[int, int]:
+    """Turns with the old A, and the value of the new one, after hart 0 has changed A once hart 1 was well in its loop."""
+    bench = smp()
+    bench.load(
+        ".fill 160, 1, 0x90; h3: mov (%rsp), %rax; mov 24(%rsp), %rsp; jmp *%rax; .balign 64;"  # no iretq, and no line of the loop's
+        f"start0: {WAIT} {WAIT} movl $2, A+1; hlt;" + STALE.format(turns=TURNS, limit=LIMIT, does=does)
+    )
+    bench.start(0, 0, until=60_000)
+    return bench.get(1, "rcx"), bench.get(1, "rbx")
+
+
+@pytest.mark.config(stale_lines=16)
+@pytest.mark.parametrize("name", SERIALISING)
+def test_s182_new_after_serialising(smp, name):
+    """s182, stale mode: hart 1 runs the old code until it serialises, and then the new."""
+    assert stale(smp, SERIALISING[name]) == (TURNS, 2)
+
+
+@pytest.mark.config(stale_lines=16)
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_s182_old_without(smp, name):
+    """s182, stale mode: fences, locked instructions, jumps and traps by themselves serialise nothing."""
+    assert stale(smp, OTHERWISE[name]) == (LIMIT, 1)
+
+
+def test_s182_natural(smp):
+    """s182 without kept lines: the branch of the loop fetches A again, so the new code comes within a turn or two."""
+    turns, value = stale(smp, "nop")
+    assert value == 2 and turns < TURNS
+
+
+@pytest.mark.config(stale_lines=16)
+@pytest.mark.parametrize("distance", range(0, 9, 2))
+def test_s182_own_stores_are_seen(smp, distance):
+    """Kept lines do not hide a hart's own stores from it."""
+    bench = smp()
+    nops = ".fill 5, 1, 0x90;"
+    bench.load(
+        f".balign 64; start0: mov $8, %ecx; 1: incb A+1; .fill {distance}, 1, 0x90; {nops} A: mov $0, %al; add %al, %bl; dec %ecx;"
+        "jnz 1b; hlt; start1: hlt"
+    )
+    bench.start(0, 0)
+    assert bench.get(0, "rbx") == sum(range(1, 9))
