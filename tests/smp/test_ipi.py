@@ -104,7 +104,7 @@ def test_s162_init_and_start_up(smp, seed):
     assert bench.get(1, "apic_base") & 0x100 == 0 and bench.get(0, "apic_base") & 0x100
 
 
-def test_s162_in_any_state(smp):
+def test_s162_in_any_state(smp, cases):
     """s162: INIT reaches a hart that runs, sleeps, loops in a string instruction, is in a handler, or is dead of a triple fault."""
     states = {
         "runs": "1: inc %ebx; jmp 1b",
@@ -117,7 +117,7 @@ def test_s162_in_any_state(smp):
         "is dead": "lidt zero(%rip); ud2",
     }  # fmt: skip
     for name, state in states.items():
-        for distance in (0, 1, 2, 5):
+        for distance in cases((0, 1, 2, 5)):
             bench = smp()
             bench.load(
                 "h50: 1: jmp 1b; h1: iretq; start0: " + ON + wait(60 + distance) + WAKE + "hlt; .balign 64;"

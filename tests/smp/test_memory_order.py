@@ -110,12 +110,12 @@ def check(test, seen):
 
 
 @pytest.mark.parametrize("name", TWO)
-def test_litmus(smp, name):
+def test_litmus(smp, name, cases, whole):
     test, seen = TWO[name], {}
-    for seed in SEEDS:
-        for found, distances in run(smp(wait_seed=seed), test, range(-24, 25)).items():
+    for seed in SEEDS if whole else SEEDS[:1]:
+        for found, distances in run(smp(wait_seed=seed), test, cases(range(-24, 25))).items():
             seen.setdefault(found, []).append((seed, distances))
     check(test, seen)
-    assert test.relaxed <= set(seen)
-    if name != "store-forwarding":
+    assert test.relaxed <= set(seen) or not whole
+    if whole and name != "store-forwarding":
         assert len(seen) > 1, f"the distances decide nothing: {seen}"
