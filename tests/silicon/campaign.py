@@ -45,6 +45,9 @@ CHUNK = 400
 #: Failures that are shrunk; the others are only counted.
 SHRUNK = 20
 
+#: Where there is no terminal, progress is told every so many vectors.
+TOLD = 10_000
+
 #: Rows that the report lists, the rarest first.
 LISTED = 8
 
@@ -229,10 +232,12 @@ def main(arguments: list[str] | None = None) -> int:
         for result in campaign(plan, options.count, options.jobs):
             for failure in result.failures[: max(0, SHRUNK - len(total.failures))]:
                 _show(failure, plan, options.keep)
+            before = total.vectors
             total.add(result)
-            if sys.stderr.isatty():
+            if sys.stderr.isatty() or before // TOLD != total.vectors // TOLD:
                 rate = total.vectors / (time.monotonic() - began)
-                print(f"\r{total.vectors:,} vectors, {rate:,.0f} a second", end="\r", file=sys.stderr)
+                end = "\r" if sys.stderr.isatty() else "\n"
+                print(f"{total.vectors:,} vectors, {rate:,.0f} a second", end=end, file=sys.stderr, flush=True)
     except (Unavailable, EngineUnavailable, ValueError, OSError) as reason:
         print(f"campaign: {reason}", file=sys.stderr)
         return 2

@@ -26,8 +26,8 @@ def disputed(piece: _Piece, before: Mapping[str, int], outcome: Outcome, stored:
     prefixes = piece.code[: next(i for i, byte in enumerate(piece.code) if byte not in _LEGACY)]
     if piece.row.mnemonic == "xchg" and 0xF3 in prefixes and piece.code[-1] == 0x90:
         return "F3 with REX.B and 90: pause on Intel, xchg on AMD (seen on a Xeon and on Zen 4)"
-    if REP in piece.row.ok and 0x67 in prefixes and {0xF2, 0xF3} & {*prefixes} and 0 < before["rcx"] == before["rcx"] >> 32 << 32:
-        return "67 and rep with ECX = 0: Intel clears the upper half of RCX, AMD keeps it"
+    if REP in piece.row.ok and 0x67 in prefixes and {0xF2, 0xF3} & {*prefixes} and not before["rcx"] & 0xFFFFFFFF:
+        return "67 and rep with ECX = 0: Intel clears the upper halves of RCX, and for movs and stos of RSI and RDI; AMD keeps them"
     if stored and piece.row.mnemonic == "call":
         return "call to a non-canonical address: Intel stores the return address before it faults"
     return None
