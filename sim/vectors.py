@@ -25,8 +25,11 @@ _CR2, _DR6 = DebugReg.SYS + SysReg.CR2, DebugReg.SYS + SysReg.DR6
 _NAMES = {index: name for name, index in REGISTERS.items()}
 _TF = 1 << RFlag.TF
 
+#: Registers that a vector leaves as they were unless it says otherwise: all but the clock.
+COMPARED = [index for index in REGISTERS.values() if index != DebugReg.SYS + SysReg.TSC]
+
 #: A vector that leaves one of these changed is followed by a reset; the others are written back.
-_RARE = [index for index in REGISTERS.values() if index > RFLAGS and _NAMES[index] not in ("fs_base", "gs_base")]
+_RARE = [index for index in COMPARED if index > RFLAGS and _NAMES[index] not in ("fs_base", "gs_base")]
 _ENDINGS = {
     StopReason.MAX_CYCLES: "does not end (hangs)",
     StopReason.SHUTDOWN: "ends in a shutdown (triple fault)",
@@ -58,7 +61,7 @@ class Runner:
         self._engine = engine
         engine.record(Recording.ALL)
         engine.reset()
-        self._power_on = {index: engine.read_reg(0, index) for index in REGISTERS.values()}
+        self._power_on = {index: engine.read_reg(0, index) for index in COMPARED}
         self._fresh()
 
     def run(self, vectors: Iterable[Vector]) -> Iterator[Outcome]:
@@ -100,7 +103,7 @@ class Runner:
         records = engine.drain().retires
         stores = [r for r in records if r.flags & RetireFlag.MEM_WE and r.flags & RetireFlag.VALID]
         raised = next((r for r in records if r.flags & RetireFlag.TRAP), None)
-        last = {index: engine.read_reg(0, index) for index in REGISTERS.values()}
+        last = {index: engine.read_reg(0, index) for index in COMPARED}
         if raised is not None:
             last[RIP] = raised.trap_rip
         done = raised is not None or engine.retired(0) - retired == vector.insns

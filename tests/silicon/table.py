@@ -16,6 +16,7 @@ EXCLUDE = {
     **dict.fromkeys(("lar", "lsl", "verr", "verw", "lss", "lfs", "lgs"), "depends on the descriptor tables"),
     **dict.fromkeys(("syscall", "sysret", "sysretq", "sysenter", "sysexit"), "enters the host's kernel"),
     **dict.fromkeys(("int1", "icebp"), "a hypervisor or kernel sees it first"),
+    "serialize": "one of several instructions at 0F 01 /5, which the host may not have",
     "int": "the host's gates have DPL 0",
     **dict.fromkeys(("rdtsc", "rdtscp", "rdrand", "rdseed", "rdpid"), "a different result each time"),
     **dict.fromkeys(("cpuid", "xgetbv"), "describes the host"),
