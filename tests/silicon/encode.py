@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from hw.isa.facts import Op
-from hw.isa.rows import LOCK, MEM, NOREXB, REP, REXB, VEX, AMode, Flow, Row, SizeRule
+from hw.isa.rows import LOCK, MEM, NOREXB, REP, REXB, RM, VEX, AMode, Flow, Row, SizeRule
 from tests.silicon.state import M64, RAX, RSP, Reject, State
 from tests.silicon.table import operand_size, register_only, suffix_size
 
@@ -137,7 +137,9 @@ def _operands(draft: Draft, limit: int) -> None:
             byte = suffix_size(name, draft.size) == 1
             draft.touched.add(draft.byte_register(draft.reg)[0] if byte else draft.reg)
     if register_only(row) or (MEM not in row.ok and "M" not in [n[0] for n in row.operands] and rng.random() < 0.45):
+        fixed = next((n for n, mark in enumerate(RM) if mark in row.ok), None)
         draft.rm = rng.randrange(limit)
+        draft.rm = draft.rm if fixed is None else draft.rm & 8 | fixed
         byte = draft.access_size() == 1
         draft.touched.add(draft.byte_register(draft.rm)[0] if byte else draft.rm)
 
