@@ -20,7 +20,6 @@ EXCLUDE = {
     "int": "the host's gates have DPL 0",
     **dict.fromkeys(("rdtsc", "rdtscp", "rdrand", "rdseed", "rdpid"), "a different result each time"),
     **dict.fromkeys(("cpuid", "xgetbv"), "describes the host"),
-    "serialize": "only some processors have it",
     **dict.fromkeys(("rdfsbase", "rdgsbase", "wrfsbase", "wrgsbase"), "needs CR4.FSGSBASE on the host"),
     **dict.fromkeys(("clac", "stac", "invpcid", "xsave", "xrstor", "fxsave", "fxrstor"), "system state"),
 }
