@@ -273,7 +273,7 @@ class Core(Component):
         system = w.sys
 
         def far(u):
-            return u.iret | (u.sysop == SysOp.FAR)
+            return u.iret | (u.sysop == SysOp.FAR) | (u.sysop == SysOp.SYSCALL) | (u.sysop == SysOp.SYSRET)
 
         nothing_older = Signal()
         connect(m, fetch=f.walk, mmu=mmu.fetch)

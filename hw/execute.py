@@ -137,8 +137,8 @@ class ExecuteStage(Component):
             gates.valid.eq(is_gate),
             gates.size.eq(size),
             gates.bsize.eq(u.bsize),
-            gates.a.eq(a),
-            gates.b.eq(b),
+            gates.a.eq(Mux(is_gate, a, 0)),
+            gates.b.eq(Mux(is_gate, b, 0)),
             gates.to_ss.eq(u.sysreg == SysReg.SS),
         ]
         with m.If(op == Op.IMUL3):

@@ -20,7 +20,9 @@ from trapbench import (
     TSS,
     USER,
     Bench,
-)  # fmt: skip
+)
+
+from hw.bus import APIC_BASE, DEVICE_VIRT  # fmt: skip
 
 END, ENDED = "done: int $64; e: ud2;", "v64@e"
 INT3, UD = "start: int3; n: ud2", "start: ud2"
@@ -86,6 +88,8 @@ GATES = [
       dict(gates={33: DPL3, 14: dict(ist=1)}, mem={TSS + 4: quad(0x10)}), regs(cr2=(1 << 64) - 8), id="s175-push-is-supervisor"),
     S("start: mov %rax, 0x1000000", "#PF(6)@start RF", {}, None, id="s175-user-store"),
     S("start: mov 0x1000000, %rax", "#PF(4)@start RF", {}, None, id="s175-user-load"),
+    S(f"start: movabs {DEVICE_VIRT:#x}, %al", "#PF(5)@start RF", {}, regs(cr2=DEVICE_VIRT), id="s175-device-page"),
+    S(f"start: movabs %al, {APIC_BASE:#x}", "#PF(7)@start RF", {}, regs(cr2=APIC_BASE), id="s175-interrupt-controller"),
     S("start: jmp 0x1000000", "#PF(4)@RAM_END RF", {}, None, id="s175-user-fetch"),
 ]
 
