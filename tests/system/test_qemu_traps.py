@@ -6,10 +6,10 @@ import pytest
 
 from sim import qemu
 from sim.engine import StopReason
-from tests.system.scenario import faults, frames, int3, iretq, step, user, watch
+from tests.system.scenario import faults, frames, int3, iretq, step, syscall, user, watch
 from tests.system.scenario.row import QUIRKS, Row, apply, image
 
-SECTIONS = {"frames": frames, "int3": int3, "step": step, "iretq": iretq, "faults": faults, "user": user, "watch": watch}
+SECTIONS = {"frames": frames, "int3": int3, "step": step, "iretq": iretq, "faults": faults, "user": user, "watch": watch, "syscall": syscall}
 ALONE = [row for section in SECTIONS.values() for row in getattr(section, "ALONE", [])]
 
 MAX_CYCLES = 2_000_000
@@ -27,13 +27,6 @@ NOT_HERE = {
     173: "needs paging",
     **{n: "several harts" for n in range(179, 185)},
 }
-
-#: What guests could tell, and do not yet.
-LATER = {
-    **{n: "syscall" for n in (52, 76, 77, 78, 79, 116, 190)},
-    176: "reserved bits of cr4",
-}
-
 
 def on_core(machine, guest) -> qemu.QemuResult:
     result = machine(guest).run(max_cycles=MAX_CYCLES)
@@ -99,8 +92,8 @@ def every_row() -> list[Row]:
 
 def test_every_number_has_a_place():
     numbers = {int(row.name[:3]) for row in every_row()}
-    assert numbers | set(NOT_HERE) | set(LATER) == set(range(1, 195))
-    assert not numbers & set(NOT_HERE | LATER)
+    assert numbers | set(NOT_HERE) == set(range(1, 195))
+    assert not numbers & set(NOT_HERE)
 
 
 def test_names_are_unique():

@@ -43,8 +43,10 @@ ROWS = [
     Row("178-alias", "mov $imm + 1, %rdi; and $0x7fffffff, %edi; movb $5, (%rdi); imm: mov $3, %ecx", "rcx=5", "rcx"),
 ]
 
-#: A guest each, which these end.
+#: A guest each: these end it, or QEMU does not come back.
 ALONE = [
+    Row("176-cr4-reserved", "mov $0x8020, %eax; start: mov %rax, %cr4", "#GP(0)@start RF",
+        qemu=Known("", "reserved bits are refused (scenario 176; appendix C); QEMU hangs", ends="does not end")),
     Row("029-rsp0", "movabs $NONCANONICAL, %rax; mov %rax, TSS_RSP0; user; start: int3", "", ends="triple fault"),
     Row("170-df-np", "movb $0x0e, GATE_TYPE(0); movb $0x0e, GATE_TYPE(8); start: div %ecx", "", ends="triple fault"),
     Row("170-df-pf", "movb $0x0e, GATE_TYPE(0); movq $MISSING, TSS_IST(1); movb $1, GATE_IST(8); start: div %ecx", "", ends="triple fault"),

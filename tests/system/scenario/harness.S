@@ -190,6 +190,8 @@ gdt_original:
 	.quad	0x00cf73000000ffff
 	.quad	0x00af9f000000ffff
 	.quad	0x00ef9b000000ffff
+	.quad	0x00cff3000000ffff
+	.quad	0x00affb000000ffff
 gdt_original_end:
 tss_original:
 	.long	0

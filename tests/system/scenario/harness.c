@@ -14,7 +14,7 @@
 
 extern const struct row rows[];
 extern struct pt_regs row_end;
-extern uint64_t idt[512], gdt[16], tss[16], gdt_original[13], tss_original[14], data[32];
+extern uint64_t idt[512], gdt[16], tss[16], gdt_original[15], tss_original[14], data[32];
 extern char harness_stubs[], stack_top[], rsp0_top[], ist_top[];
 void enter_row(const void *code);
 void leave_row(void) __attribute__((noreturn));
@@ -243,6 +243,7 @@ static void prepare(void)
 		gate(vector);
 	load_tables();
 	__asm__ volatile("mov %0, %%cr0; mov %1, %%cr4" : : "r"(0x80050033ul), "r"(0x20ul));
+	__asm__ volatile("wrmsr" : : "c"(0xc0000080), "a"(0x500), "d"(0));
 	traps = 0;
 }
 

@@ -16,6 +16,9 @@
 #define DATA_NP   0x50	/* data, DPL 3, not present */
 #define CONFORM   0x58	/* 64-bit, conforming, DPL 0 */
 #define CODE_LD   0x60	/* L = 1 and D = 1 */
+#define SYSRET    0x60	/* what sysret adds to: the two that follow are for DPL 3 */
+#define SYS_DATA  0x68
+#define SYS_CODE  0x70
 
 /* struct pt_regs (guest.h), for rows that change what a trap returns to. */
 #define R_BX    40
@@ -95,6 +98,22 @@ in_user\@:
 	movw	$0, idt + 16 * \vector
 	movw	$0, idt + 16 * \vector + 6
 	movl	$0x8000, GATE_63_32(\vector)
+.endm
+.macro set_msr number, value
+	mov	$\number, %ecx
+	movabs	$\value, %rax
+	mov	%rax, %rdx
+	shr	$32, %rdx
+	wrmsr
+.endm
+/* syscall goes to `entry`, and comes from SYS_CODE when sysret returns to it. */
+.macro syscalls entry, mask=0
+	set_msr	0xc0000080, 0x501
+	set_msr	0xc0000081, SYSRET << 48 | CODE << 32
+	set_msr	0xc0000082, \entry
+	set_msr	0xc0000084, \mask
+	xor	%eax, %eax
+	xor	%ecx, %ecx
 .endm
 .macro set_dr7 value
 	mov	$\value, %eax
