@@ -17,7 +17,7 @@ class Reference:
         self.shadow, self.bs, self.b, self.halted, self.mid_rep = Shadow.NONE, False, 0, False, False
 
     def retire(self, kind, tf, if_, hits=0, again=False):
-        """An instruction ends: "mov ss", "sti", "hlt" or another; a delivery is "deliver"."""
+        """An instruction ends: "mov ss", "sti", "hlt" or another; a delivery is "deliver". `tf`: the one that counts."""
         arms = kind == "mov ss" and (self.amd or self.shadow != Shadow.MOVSS)
         self.bs = tf and not arms and kind != "deliver"
         self.b |= hits
@@ -30,7 +30,10 @@ class Reference:
         self.b = self.b if keep else 0
 
 
-FACTS = {"mov ss": (SysOp.WRITE, SysReg.SS), "mov ds": (SysOp.WRITE, SysReg.DS), "sti": (SysOp.STI, 0), "hlt": (SysOp.HLT, 0)}
+FACTS = {
+    "mov ss": (SysOp.SEGMENT, SysReg.SS), "mov ds": (SysOp.SEGMENT, SysReg.DS), "sti": (SysOp.STI, 0), "hlt": (SysOp.HLT, 0),
+    "syscall": (SysOp.SYSCALL, 0), "sysret": (SysOp.SYSRET, 0),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("vendor", Vendor)
@@ -49,9 +52,10 @@ def test_random_instructions(vendor, rng):
         for step in range(600):
             what = rng.choice(("insn", "insn", "insn", "take", "keep", "moved", "idle"))
             if what == "insn":
-                kind = rng.choice(("mov ss", "mov ss", "mov ds", "sti", "hlt", "other", "other", "deliver"))
+                kind = rng.choice(("mov ss", "mov ss", *FACTS, "other", "other", "deliver"))
                 sysop, sysreg = FACTS.get(kind, (SysOp.NONE, SysReg.SS))
                 tf, if_, again = rng.getrandbits(1), rng.getrandbits(1), rng.getrandbits(1)
+                after = rng.getrandbits(1)
                 uops, hits = rng.randrange(1, 4), 0
                 for n in range(uops):
                     hit = 0 if kind == "deliver" else rng.choice((0, 0, 0, 1 << rng.randrange(4)))
@@ -60,13 +64,13 @@ def test_random_instructions(vendor, rng):
                     # only the first uop sees the TF that counts, and only the last one's sysop is the instruction's
                     await tick(
                         ctx, commit=1, ends=last, first=n == 0, deliver=kind == "deliver", again=again and last, hits=hit,
-                        tf_before=tf if n == 0 else rng.getrandbits(1), tf_after=rng.getrandbits(1), if_before=if_,
+                        tf_before=tf if n == 0 else rng.getrandbits(1), tf_after=after, if_before=if_,
                         sysop=sysop if last else SysOp.NONE, sysreg=sysreg,
                     )  # fmt: skip
                     assert ctx.get(dut.boundary) == last
-                model.retire(kind, bool(tf), if_, hits, bool(again))
+                model.retire(kind, bool(after if kind in ("syscall", "sysret") else tf), if_, hits, bool(again))
             elif what == "idle":
-                await tick(ctx, sysop=SysOp.WRITE, sysreg=SysReg.SS, ends=1, hits=15, first=1, again=1)
+                await tick(ctx, sysop=SysOp.SEGMENT, sysreg=SysReg.SS, ends=1, hits=15, first=1, again=1)
             else:
                 await tick(ctx, take=what != "moved", keep=what == "keep", moved=what == "moved")
                 model.take(what == "keep")
