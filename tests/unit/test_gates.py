@@ -605,3 +605,37 @@ def test_every_descriptor_looked_at(cpl, rpl):
                 assert not machine.ctx.get(machine.dut.zero), "null, beyond the table, of no LDT"
 
     run(test)
+
+
+# --- the I/O permission bitmap ---
+
+
+@pytest.mark.parametrize("size, width", ((Size.B, 1), (Size.W, 2), (Size.D, 4)))
+def test_bits_of_ports(size, width):
+    """Every port of the access must be permitted; bits of others do not matter."""
+
+    async def test(machine):
+        machine.state(size=size)
+        for port, bits in itertools.product(range(0x3F8, 0x400), (1 << n for n in range(16))):
+            wanted = (1 << width) - 1 << (port & 7)
+            for word in (bits, ~bits & 0xFFFF):
+                fault, _ = await machine.op(Op.IOBITS, word, port)
+                assert fault == ((Vector.GP, 0) if word & wanted else None), f"port {port:#x}, bits {word:016b}"
+
+    run(test)
+
+
+def test_place_of_the_bitmap():
+    """The map base, then the byte of the port and the next one, lie within the limit of the TSS."""
+
+    async def test(machine):
+        for limit, good in ((0x67, True), (0x66, False), (0x65, False), (0, False), (0xFFFFF, True)):
+            machine.state(tr_base=TSS, tr_limit=limit)
+            assert await machine.op(Op.IOBASE) == ((None, TSS + 0x66) if good else ((Vector.GP, 0), None))
+        for base, port, last in ((0x68, 0, 0x69), (0x68, 0x3F8, 0xE8), (0x68, 0xFFFF, 0x2068), (0xFFFF, 0xFFFF, 0x11FFF)):
+            for limit, good in ((last, True), (last - 1, False)):
+                machine.state(tr_limit=limit)
+                wanted = (None, TSS + last - 1) if good else ((Vector.GP, 0), None)
+                assert await machine.op(Op.IOMAP, base, port) == wanted, f"{base:#x} {port:#x} {limit:#x}"
+
+    run(test)
