@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.formal.proofs import PROOFS
-from tests.formal.prover import SEARCH, STEP, Proof, Result, prove
+from tests.formal.prover import STEP, Proof, Result, prove
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "verification.md"
 BEGIN, END = "<!-- proofs: python -m tests.formal --deep --write -->", "<!-- end of proofs -->"
@@ -16,9 +16,9 @@ BEGIN, END = "<!-- proofs: python -m tests.formal --deep --write -->", "<!-- end
 
 def table(rows: list[tuple[Proof, Result]]) -> str:
     """Return the list as a Markdown table."""
-    lines = ["| proof | what holds | method | solver | s |", "|---|---|---|---|---|"]
+    lines = ["| proof | what holds | method | solver | CPU s |", "|---|---|---|---|---|"]
     for proof, result in rows:
-        solvers = SEARCH if proof.bounded else f"{SEARCH}, {STEP}"
+        solvers = proof.search if proof.bounded else f"{proof.search}, {STEP}"
         verdict = "" if result.holds else "**FAILS** "
         lines.append(
             f"| `{proof.name}` | {verdict}{proof.about} | {proof.method} | {solvers} | {result.seconds:.0f} |"

@@ -1,8 +1,10 @@
 """The list of proofs."""
 
+from tests.formal.delivery_specs import Ends, Final
 from tests.formal.fetch_specs import Bytes
 from tests.formal.length_specs import Agreement, Stream
 from tests.formal.prover import Mutation, Proof
+from tests.formal.routine_specs import CYCLES, Return
 from tests.formal.trap_specs import Order
 
 PROOFS = (
@@ -33,5 +35,33 @@ PROOFS = (
         "hw.trap",
         Order,
         Mutation("hw.trap", "(self.take_break, self.breaks),", "(self.take_break, self.breaks & ~self.fault_valid),"),
+    ),
+    Proof(
+        "deliver.ends",
+        "a delivery that no fault stops ends, after as many cycles with room as its routine has rows",
+        "hw.decode",
+        Ends,
+        Mutation("hw.decode", "m.d.sync += upc.eq(upc_now + 1)", "m.d.sync += upc.eq(upc_now + ~skip)"),
+    ),
+    Proof(
+        "deliver.final",
+        "its uop past the point of no return leaves execute without a fault",
+        "hw.execute",
+        Final,
+        Mutation(
+            "hw.execute", "with m.If(error & ~u.fault.valid):", "with m.If((error | (op == Op.JMPA)) & ~u.fault.valid):"
+        ),
+    ),
+    Proof(
+        "deliver.return",
+        "iretq from a handler restores rip, rsp, CS, SS and RFLAGS as the event found them",
+        "hw.isa.routines",
+        Return,
+        Mutation(
+            "hw.isa.routines", "Uop(Op.MOV, b=T2, sysop=SysOp.IRETF)", "Uop(Op.MOV, b=T1, sysop=SysOp.IRETF)"
+        ),
+        depth=CYCLES,
+        bounded=True,
+        search="bitwuzla",
     ),
 )

@@ -11,10 +11,10 @@ import importlib
 import importlib.util
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +63,7 @@ class Proof:
     """What is proved of which module, and how.
 
     `spec` makes the component from the module that it speaks of (`module`, changed or not). `depth`: of the induction, in
-    cycles; with ``bounded`` how many cycles from reset are searched. `deep`: too long for every run.
+    cycles; with ``bounded`` how many cycles from reset are searched. `search`: the solver that searches from reset. `deep`: too long for every run.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Proof:
     mutation: Mutation
     depth: int = 1
     bounded: bool = False
+    search: str = SEARCH
     deep: bool = False
 
     @property
@@ -83,7 +84,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class Result:
-    """Whether it holds, the seconds that it took, and what the solver printed."""
+    """Whether it holds, the seconds of CPU time that Yosys and the solvers took, and what they printed."""
 
     holds: bool
     seconds: float
@@ -97,7 +98,7 @@ def prove(proof: Proof, mutated: bool = False, timeout: float = 600) -> Result:
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed: pip install -e .[export,dev]")
     module = proof.mutation.apply() if mutated else importlib.import_module(proof.module)
-    began = time.perf_counter()
+    began = _cpu_seconds()
     with tempfile.TemporaryDirectory() as folder:
         rtlil = _combinational(rtlil_text(proof.spec(module)))
         Path(folder, "top.il").write_text(rtlil)
@@ -106,7 +107,7 @@ def prove(proof: Proof, mutated: bool = False, timeout: float = 600) -> Result:
         wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("smtlib.py")} "$@"\n')
         wrapper.chmod(0o755)
         log, holds = "", True
-        for solver, options in ((SEARCH, []), (STEP, ["-i"])):  # the first is also the base of the induction
+        for solver, options in ((proof.search, []), (STEP, ["-i"])):  # the first is also the base of the induction
             if proof.bounded and options:
                 break
             done = _run([SMTBMC, "-s", solver, "--noprogress", *options, "-t", str(proof.depth), "top.smt2"], folder, timeout)
@@ -116,7 +117,13 @@ def prove(proof: Proof, mutated: bool = False, timeout: float = 600) -> Result:
                 break
     names = dict(re.findall(r"cell \$check (\$\d+)\n(?:.*\n)?.*\\FORMAT \"([^\"]*)\"", rtlil))
     log = re.sub(r"Assert failed in .*(\$\d+)", lambda found: f"{found[0]}: {names.get(found[1], '?')}", log)
-    return Result(holds, time.perf_counter() - began, log)
+    return Result(holds, _cpu_seconds() - began, log)
+
+
+def _cpu_seconds() -> float:
+    """CPU time of all processes that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _combinational(rtlil: str) -> str:
