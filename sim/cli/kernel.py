@@ -60,7 +60,8 @@ def main(arguments: argparse.Namespace) -> int:
     except (fetch.FetchError, UnpackError) as error:
         raise UserError(str(error)) from None
     cases = campaign.table(arguments.function)
-    with common.progress(f"functions of {kernel.name}", sum(map(len, cases.values()))) as show:
+    rounds = 2 if arguments.probes == "all" else 1
+    with common.progress(f"cases of {kernel.name}", rounds * sum(map(len, cases.values()))) as show:
         report = campaign.run(kernel, cases, engine=arguments.engine, probes=arguments.probes, show=show)
     if arguments.json:
         summary = {"run": len(report.run), "equal": len(report.equal), "symbols": kernel.origin}

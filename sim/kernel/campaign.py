@@ -19,8 +19,8 @@ from sim.kernel.runner import Outcome, Runner
 #: Instructions probed in each function, beside its entry.
 INNER = 3
 
-#: Under probes, for each function its first case of at most so many instructions.
-SHORT = 3000
+#: Under probes, for each function its longest case of at most so many instructions.
+SHORT = 1500
 
 
 @dataclass
@@ -109,7 +109,8 @@ def run(
                 show(len(outcomes))
         if probes != "none":
             again = outcomes if probes == "all" else list(short_cases(outcomes))
-            _probe(runner, report, wanted, [outcome.case for outcome in again if outcome.equal])
+            chosen = [outcome.case for outcome in again if outcome.equal]
+            _probe(runner, report, wanted, chosen, lambda done: show(len(outcomes) + done))
         whole = runner.compare_all()
         report.differences += [whole] if whole else []
     report.seconds = time.perf_counter() - began
@@ -117,14 +118,14 @@ def run(
 
 
 def short_cases(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """Return for each function the first short case that calls it."""
-    seen: set[str] = set()
-    chosen = []
+    """Return for each function the longest of the short cases that call it; each case once."""
+    best: dict[str, Outcome] = {}
     for outcome in outcomes:
-        if outcome.equal and outcome.instructions <= SHORT and not seen.issuperset(outcome.case.functions):
-            seen.update(outcome.case.functions)
-            chosen.append(outcome)
-    return chosen
+        if outcome.equal and outcome.instructions <= SHORT:
+            for name in outcome.case.functions:
+                if name not in best or outcome.instructions > best[name].instructions:
+                    best[name] = outcome
+    return list({id(outcome): outcome for outcome in best.values()}.values())
 
 
 def _enter(report: Report, topic: str, outcome: Outcome) -> None:
@@ -148,12 +149,15 @@ def _enter(report: Report, topic: str, outcome: Outcome) -> None:
         report.instructions += outcome.instructions
 
 
-def _probe(runner: Runner, report: Report, addresses: list[int], cases: list[Case]) -> None:
+def _probe(
+    runner: Runner, report: Report, addresses: list[int], cases: list[Case], show: Callable[[float], None]
+) -> None:
     machine, executed = runner.machine, Counter[int]()
     planted = Planted(machine)
     planted.plant(addresses)
-    for case in cases:
+    for number, case in enumerate(cases, 1):
         outcome = runner.run(case, stack=False)
+        show(number)
         executed += outcome.executed
         if outcome.difference is not None:
             for name in case.functions:

@@ -10,7 +10,7 @@ from sim.kernel import campaign, guest
 from sim.kernel.cases.base import At, Call, Case, Load, Mem, Result, Sym, room, text
 from sim.kernel.image import KernelImage, Section
 from sim.kernel.probes import instructions, places
-from sim.kernel.runner import Runner, first_difference
+from sim.kernel.runner import Outcome, Runner, first_difference
 
 pytest.importorskip("unicorn", reason="unicorn, the emulator, is in the extra `kernel`")
 
@@ -187,6 +187,21 @@ def test_a_campaign_with_probes(kernel, engine):
     # the entries, and up to three more instructions of each: the last of add7 is its `ret`, which is stepped, too
     assert report.hits > 2 * report.probed_cases == 6
     assert report.probes > 10 and not report.refused
+
+
+def test_the_cases_that_run_again():
+    def outcome(name, instructions, *functions, **more):
+        return Outcome(Case(name, *(Call(function) for function in functions)), instructions=instructions, **more)
+
+    outcomes = [
+        outcome("short", 10, "f"),
+        outcome("longer", 20, "f", "g"),
+        outcome("too long", campaign.SHORT + 1, "f"),
+        outcome("different", 30, "f", difference="rax"),
+        outcome("missing", 0, "h", missing="h"),
+        outcome("other", 5, "k"),
+    ]
+    assert [o.case.name for o in campaign.short_cases(outcomes)] == ["longer", "other"]
 
 
 def test_a_probe_that_is_missed_is_a_difference(kernel, engine, monkeypatch):
