@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -135,6 +136,12 @@ def test_files_stay_short():
             if path.suffix in (".py", ".c", ".cc", ".h", ".S", ".inc") and name not in TABLES:
                 lines = len(path.read_text().splitlines())
                 assert lines <= LONGEST_FILE, f"{name} has {lines} lines; split it ({LONGEST_FILE} is the limit)"
+
+
+def test_every_package_is_installed():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {module for module, path in FILES.items() if path.name == "__init__.py"}
+    assert set(listed) == found
 
 
 def loaded_by(module: str) -> set[str]:
