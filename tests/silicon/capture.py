@@ -30,6 +30,7 @@ CAPSTONE_BUGS = {
     **dict.fromkeys(("movsxd", "pause"), "refuses a 66 prefix"),
     "F3 90": "does not know xchg with F3 and 66",
     **dict.fromkeys(("popcnt", "tzcnt", "lzcnt"), "a 66 after the F3 hides the F3 from it"),
+    "crc32": "a 66 after the F2 hides the F2 from it",
 }
 _BATCH = 2000
 _MD = Cs(CS_ARCH_X86, CS_MODE_64)
