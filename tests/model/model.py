@@ -69,7 +69,7 @@ class Model:
 
     def reset(self) -> None:
         """Registers as after reset; memory stays."""
-        self.state = State(self.memory)
+        self.state = State(self.memory, vendor=self.vendor)
         self.pending = 0  # bits of DR6: single step and breakpoints that a retired instruction has caused
         self.shadow = NONE
         self.asleep = self.dead = self.nmi_blocked = self.mid_rep = False

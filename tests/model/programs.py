@@ -315,6 +315,15 @@ def _p_interrupt_flag(rng: Random, me: int, all: int) -> Piece:
 
 def _p_segment(rng: Random, me: int, all: int) -> Piece:
     selector = rng.choice((16, 16, 16, 16, 0, 0x3B, 0x10, 0x48, 0x50, 8, 0x1F8, 4, rng.getrandbits(16)))
+    if rng.random() < 0.25:  # verr, verw, push and pop
+        codes = [b"\x0f\x00\xe0", b"\x0f\x00\xe8"]
+        if any((row.map, row.opcode) == (1, 0xA0) for row in TABLE):
+            codes += [b"\x0f\xa0", b"\x66\x0f\xa8", b"\x0f\xa1", b"\x0f\xa9"]
+        return piece(b"\xb8" + _imm32(selector), b"\x50", rng.choice(codes))
+    if rng.random() < 0.1:
+        where = _imm32(layout.COUNTS + 0x800)
+        store = b"\xc7\x04\x25" + _imm32(layout.COUNTS + 0x804) + _imm32(selector)
+        return piece(store, b"\x0f" + rng.choice((b"\xb2", b"\xb4", b"\xb5")) + b"\x04\x25" + where)
     register = rng.choice((2, 2, 2, 3, 0, 4, 5))
     load = bytes([0x8E, 0xC0 | register << 3])
     extra = (load,) if rng.random() < 0.15 else ()

@@ -152,6 +152,7 @@ class State:
     fs_base: int = 0
     gs_base: int = 0
     kernel_gs_base: int = 0
+    vendor: str = "intel"
     msrs: dict[int, int] = field(default_factory=dict)  # those that have no name here, once they were written
 
     @property

@@ -9,15 +9,13 @@ from collections.abc import Callable
 
 from tests.model.decode import Insn
 from tests.model.delivery import ICEBP, SOFT
-from tests.model.effects import Effects, put
+from tests.model.effects import Effects, address, in_memory, length, put, read, write
 from tests.model.msr import access_flag, base_register, clts, no_umip, rdmsr, syscall, sysret, to_control, wrmsr
 from tests.model.returns import iret, lret
+from tests.model.segments import far_pointer, from_segment, pop_segment, push_segment, to_segment, verify
 from tests.model.state import (
     AC,
-    CS,
     DF,
-    FS,
-    GS,
     ID,
     IF,
     IOPL,
@@ -28,7 +26,6 @@ from tests.model.state import (
     RDX,
     RF,
     RSP,
-    SS,
     STATUS,
     TF,
     VM,
@@ -53,48 +50,6 @@ class Interrupt(Exception):
 
 class GeneralDetect(Exception):
     """MOV of a debug register while DR7.GD is set."""
-
-
-def address(state: State, insn: Insn, trailing: int = 0) -> tuple[int, bool]:
-    """Linear address of the memory operand, and whether it is of the stack segment. `trailing`: bytes of immediates."""
-    base, index, scale, disp, relative, length = insn.address_parts()
-    total = disp
-    if relative:
-        total += state.rip + insn.at + length + trailing
-    if base is not None:
-        total += state.regs[base]
-    if index is not None:
-        total += state.regs[index] << scale
-    total &= 0xFFFFFFFF if insn.has(0x67) else M64
-    total += {0x64: state.fs_base, 0x65: state.gs_base}.get(insn.segment or 0, 0)
-    return total & M64, insn.on_stack
-
-
-def length(insn: Insn, immediate: int = 0, modrm: bool = True) -> int:
-    """Bytes of an instruction, with a ModRM byte or without."""
-    if not modrm:
-        return insn.at + immediate
-    return insn.at + (1 if insn.modrm >> 6 == 3 else insn.address_parts()[5]) + immediate
-
-
-def _memory(insn: Insn) -> bool:
-    return insn.modrm >> 6 != 3
-
-
-def _read(state: State, insn: Insn, size: int) -> int:
-    """The value of a register or memory operand."""
-    if not _memory(insn):
-        return state.regs[insn.rm] & ((1 << 8 * size) - 1)
-    where, stack = address(state, insn)
-    return state.memory.load(where, size, stack=stack, user=state.cpl == 3)
-
-
-def _write(state: State, insn: Insn, size: int, value: int) -> None:
-    if _memory(insn):
-        where, stack = address(state, insn)
-        state.memory.store(where, size, value, stack=stack, user=state.cpl == 3)
-    else:
-        put(state, insn.rm, size, value)
 
 
 def _cpl0(state: State) -> None:
@@ -203,63 +158,6 @@ def _out(state: State, insn: Insn) -> Effects:
     return Effects(port=(port, size))
 
 
-# --- segments
-
-
-def _from_segment(state: State, insn: Insn) -> Effects:
-    if insn.modrm >> 3 & 7 > 5:
-        raise ud()
-    size = 2 if _memory(insn) else insn.operand
-    _write(state, insn, size, state.selectors[insn.modrm >> 3 & 7])
-    state.rip += length(insn)
-    return Effects()
-
-
-def check_segment(state: State, segment: int, selector: int) -> int | None:
-    """The descriptor that a load of a segment register takes; None for a null selector."""
-    error, cpl, rpl = selector & 0xFFFC, state.cpl, selector & 3
-    if not error:
-        if segment == SS and (cpl == 3 or rpl != cpl):
-            raise gp()
-        return None
-    descriptor = state.descriptor(selector)
-    if descriptor is None:
-        raise gp(error)
-    dpl, kind, present = descriptor >> 45 & 3, descriptor >> 40 & 0x1F, descriptor >> 47 & 1
-    code = kind & 0x18 == 0x18
-    if segment == SS:
-        if rpl != cpl or dpl != cpl or kind & 0x1A != 0x12:
-            raise gp(error)
-        if not present:
-            raise Fault(12, error)
-        return descriptor
-    if not kind & 0x10 or (code and not kind & 2):
-        raise gp(error)
-    if not (code and kind & 4) and (rpl > dpl or cpl > dpl):
-        raise gp(error)
-    if not present:
-        raise Fault(11, error)
-    return descriptor
-
-
-def _to_segment(state: State, insn: Insn) -> Effects:
-    segment = insn.modrm >> 3 & 7
-    if segment > 5 or segment == CS:
-        raise ud()
-    selector = _read(state, insn, 2)
-    descriptor = check_segment(state, segment, selector)
-    state.selectors[segment], state.cached[segment] = selector, descriptor
-    if segment in (FS, GS):
-        descriptor = descriptor or 0  # a null selector clears the base on processors of Intel
-        base = descriptor >> 16 & 0xFFFFFF | descriptor >> 32 & 0xFF000000
-        if segment == FS:
-            state.fs_base = base
-        else:
-            state.gs_base = base
-    state.rip += length(insn)
-    return Effects(mov_ss=segment == SS)
-
-
 # --- tables
 
 
@@ -286,12 +184,12 @@ def _group7(state: State, insn: Insn) -> Effects:
     which = insn.modrm >> 3 & 7
     if which == 4:
         no_umip(state)
-        _write(state, insn, 2 if _memory(insn) else insn.operand, state.cr0)
+        write(state, insn, 2 if in_memory(insn) else insn.operand, state.cr0)
         state.rip += length(insn)
         return Effects()
     if insn.modrm in (0xCA, 0xCB):
         return access_flag(state, insn)
-    if _memory(insn):
+    if in_memory(insn):
         if which in (0, 1):
             no_umip(state)
             return _store_table(state, insn, state.gdt if which == 0 else state.idt)
@@ -317,10 +215,10 @@ def _group6(state: State, insn: Insn) -> Effects:
     which = insn.modrm >> 3 & 7
     if which < 2:
         no_umip(state)
-        _write(state, insn, 2 if _memory(insn) else insn.operand, state.tr if which else state.ldtr)
+        write(state, insn, 2 if in_memory(insn) else insn.operand, state.tr if which else state.ldtr)
     elif which == 3:
         _cpl0(state)
-        selector = _read(state, insn, 2)
+        selector = read(state, insn, 2)
         error = selector & 0xFFFC
         if not error:
             raise gp()
@@ -334,6 +232,8 @@ def _group6(state: State, insn: Insn) -> Effects:
         limit = limit << 12 | 0xFFF if descriptor >> 55 & 1 else limit
         state.memory.store(state.gdt[0] + error & M64, 8, descriptor & M64 | 1 << 41)
         state.tr, state.tss = selector, (base, limit)
+    elif which in (4, 5):
+        return verify(state, insn)
     else:
         raise Unmodelled(insn.data.hex())
     state.rip += length(insn)
@@ -453,8 +353,8 @@ def _unmodelled(state: State, insn: Insn) -> Effects:
 
 
 SYSTEM: dict[tuple[int, int], Callable[[State, Insn], Effects]] = {
-    (0, 0x8C): _from_segment,
-    (0, 0x8E): _to_segment,
+    (0, 0x8C): from_segment,
+    (0, 0x8E): to_segment,
     (0, 0x9C): _pushf,
     (0, 0x9D): _popf,
     (0, 0x9E): _sahf,
@@ -490,5 +390,10 @@ SYSTEM: dict[tuple[int, int], Callable[[State, Insn], Effects]] = {
     **{(0, opcode): _float for opcode in range(0xD8, 0xE0)},
     (0, 0x9B): _wait,
     **{(1, opcode): _unmodelled for opcode in (0x02, 0x03, 0x08, 0x33, 0x34, 0x35)},
-    **{(1, opcode): _unmodelled for opcode in (0xA0, 0xA1, 0xA8, 0xA9, 0xAA, 0xB2, 0xB4, 0xB5)},
+    **{(1, opcode): _unmodelled for opcode in (0xAA,)},
+    (1, 0xA0): push_segment,
+    (1, 0xA8): push_segment,
+    (1, 0xA1): pop_segment,
+    (1, 0xA9): pop_segment,
+    **{(1, opcode): far_pointer for opcode in (0xB2, 0xB4, 0xB5)},
 }
