@@ -203,7 +203,9 @@ class Plain:
         except UcError:
             failed = True
         if data != insn.data:
-            if any(at < rip + 15 and rip < at + n for at, n in memory.stores + memory.loads):
+            here = memory.offset(rip) or 0
+            places = ((memory.offset(at) or 0, n) for at, n in memory.stores + memory.loads)
+            if any(at < here + 15 and here < at + n for at, n in places):
                 raise Unmodelled(f"{insn.data.hex()} accesses itself")
             self._put(rip, insn.data)
         if self._undefined or self._raised is not None or failed or self._fault is not None:
