@@ -96,6 +96,18 @@ def main(arguments: argparse.Namespace) -> int:
     return OK
 
 
+#: Who may execute a row.
+_PRIVILEGE = {
+    Priv.ANY: None,
+    Priv.CPL0: "CPL 0",
+    Priv.IOPL: "CPL <= IOPL",
+    Priv.IO: "CPL <= IOPL or I/O bitmap",
+    Priv.NT: "NT = 0",
+    Priv.TSD: "CPL 0 or TSD = 0",
+    Priv.UMIP: "CPL 0 or UMIP = 0",
+}
+
+
 def describe(row: Row) -> dict[str, Any]:
     """Return a row as JSON has it."""
     return {
@@ -108,7 +120,7 @@ def describe(row: Row) -> dict[str, Any]:
         "routine": row.routine,
         "lock": LOCK in row.ok,
         "forms": [text for mark, text in _MARKS.items() if mark in row.ok and mark != LOCK],
-        "privilege": {Priv.ANY: None, Priv.CPL0: "CPL 0", Priv.IOPL: "CPL <= IOPL"}[row.priv],
+        "privilege": _PRIVILEGE[row.priv],
         "raises": None if row.raises == Raise.NONE else {"UD": "#UD"}.get(row.raises.name, row.raises.name.lower()),
     }
 

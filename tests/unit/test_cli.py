@@ -353,6 +353,13 @@ def test_vectors_refuses_a_malformed_file(kphw, folder):
     assert code == 2 and "no vector has 'sub' in its name" in err
 
 
+def test_every_privilege_has_words():
+    from hw.isa.rows import Priv
+    from sim.cli.table import _PRIVILEGE
+
+    assert set(_PRIVILEGE) == set(Priv)
+
+
 def test_table_in_80_columns_and_as_json(kphw):
     code, out, _ = kphw("table")
     assert code == 0 and max(map(len, out.splitlines())) <= 80
