@@ -3,7 +3,7 @@
 import pytest
 from rows import AMD, CLEAN, ROW, S, cr2, dr6, equal, regs, rsp_kept, run_row
 from test_debug_registers import ANY, RETURN, WRITE, at, b
-from trapbench import MISSING, NONCANONICAL, RAM_END, STACK, USER
+from trapbench import MISSING, NONCANONICAL, RAM_END, STACK, TSS, USER
 
 from hw.devices import CONSOLE_PORT
 from sim.engine import StopOn
@@ -81,6 +81,9 @@ OPERANDS = [
     S("start: mulx (%rbx), %rcx, %rdx; done: hlt", "#PF(0)@start RF", dict(rbx=MISSING, rdx=3, rcx=5), regs(rcx=5, rdx=3), id="mulx-operand"),
 ]
 
+#: At CPL 3 with a TSS that has no I/O permission bitmap.
+REFUSED = USER | dict(mem={TSS + 0x66: b"\xff\xff"})
+
 PORTS = [
     S("start: insb; done: hlt", "", dict(rdx=CONSOLE_PORT, rdi=DATA), [memory(DATA, bytes([CONSOLE_PORT])), regs(rdi=DATA + 1)], id="insb"),
     S("start: std; rep insl; done: hlt", "", dict(rdx=CONSOLE_PORT, rdi=DATA, rcx=2),
@@ -93,8 +96,10 @@ PORTS = [
     S("start: rep outsb; done: hlt", "", dict(rdx=CONSOLE_PORT, rsi=DATA, rcx=3, mem={DATA: b"abc"}),
       regs(rsi=DATA + 3, rcx=0), id="rep-outsb"),
     S("start: outsl; done: hlt", "", dict(rdx=0x80, rsi=DATA), regs(rsi=DATA + 4), id="outsl"),
-    S("start: insb; done: hlt", "#GP(0)@start RF", USER | dict(rdx=CONSOLE_PORT, rdi=DATA), None, id="insb-user"),
-    S("start: rep outsb; done: hlt", "#GP(0)@start RF", USER | dict(rdx=CONSOLE_PORT, rsi=DATA, rcx=0), None, id="outsb-user"),
+    S("start: insb; done: hlt", "#GP(0)@start RF", REFUSED | dict(rdx=CONSOLE_PORT, rdi=DATA, rcx=1), None, id="insb-user"),
+    S("start: rep outsb; done: hlt", "#GP(0)@start RF", REFUSED | dict(rdx=CONSOLE_PORT, rsi=DATA, rcx=1), None, id="outsb-user"),
+    S("start: rep insb; done: nop; int $33", "v33@*; #GP(10a)@done+1 RF", USER | dict(rdx=CONSOLE_PORT, rdi=DATA, rcx=2),
+      [memory(DATA, bytes([CONSOLE_PORT] * 2)), regs(rcx=0)], id="insb-user-allowed"),  # the bitmap begins at 0, all zeros
 ]  # fmt: skip
 
 
