@@ -119,3 +119,13 @@ def test_litmus(smp, name, cases, whole):
     assert test.relaxed <= set(seen) or not whole
     if whole and name != "store-forwarding":
         assert len(seen) > 1, f"the distances decide nothing: {seen}"
+
+
+@pytest.mark.slow
+def test_independent_reads(smp, cases, whole):
+    """Four harts: two that read two stores agree on their order."""
+    test, seen = LITMUS["independent-reads"], {}
+    for seed in SEEDS if whole else SEEDS[:1]:
+        seen |= run(smp(harts=4, wait_seed=seed), test, cases(range(-12, 13)))
+    check(test, seen)
+    assert len(seen) > 1
