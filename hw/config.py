@@ -15,7 +15,7 @@ class Snoop(Enum):
     """Which stores to code a hart sees before it fetches again (trap semantics 8)."""
 
     OWN = "own"  # its own, at once; those of others when it fetches again
-    NONE = "none"  # none: as up to the 486, until it jumps
+    NONE = "none"  # none: as up to the 486, which had to jump after the store
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def test_a_prefix_alone_in_its_page(bench, ahead, prefixes):
 @pytest.mark.config(snoop=Snoop.NONE)
 @pytest.mark.parametrize("jump", (False, True), ids=("straight", "after a jump"))
 def test_stale_mode(bench, jump):
-    """s177-stale: a hart that does not snoop runs the old bytes, until it jumps, as up to the 486."""
-    bench.load(f"start: movb $5, l+1; {'jmp l;' if jump else ''} .fill 3, 1, 0x90; l: mov $1, %eax; hlt")
+    """s177-stale: a hart that does not snoop runs the old bytes; a jump fetches the new, once the store is in memory."""
+    bench.load(f"start: movb $5, l+1; {'.fill 12, 1, 0x90; jmp l;' if jump else ''} .fill 3, 1, 0x90; l: mov $1, %eax; hlt")
     bench.run()
     assert bench.reg("rax") == (5 if jump else 1)
