@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +39,14 @@ class Outcome:
 class Rig:
     """A model, and engines whose memory answers as `TIMINGS` say; `open` makes one of latency and seed."""
 
-    def __init__(self, open: Callable[[int, int | None], Any], ram_bytes: int = 16 << 20, vendor: str = "intel"):
+    def __init__(self, open: Callable[[int, int | None], Any], vendor: str = "intel", timings: Sequence[tuple[int, int | None]] = TIMINGS):
         self._open = open
         self._engines: dict[tuple[int, int | None], Any] = {}
         self._dirty: dict[tuple[int, int | None], set[int] | None] = {}  # pages to clear; None: all
-        self.model = Model(Memory(ram_bytes), vendor)
+        self.model = Model(Memory(16 << 20), vendor)
+        self._timings = timings
         self.engine: Any = None
-        self._timing: tuple[int, int | None] = TIMINGS[0]
+        self._timing = timings[0]
 
     @property
     def timing(self) -> tuple[int, int | None]:
@@ -58,7 +59,7 @@ class Rig:
 
     def _choose(self, timing: int) -> None:
         """Take the engine with this timing; its memory and the model's are as in the beginning above `layout.TOP`."""
-        key = self._timing = TIMINGS[timing]
+        key = self._timing = self._timings[timing % len(self._timings)]
         memory = self.model.memory
         if key not in self._engines:
             self._engines[key] = self._open(*key)

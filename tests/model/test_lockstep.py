@@ -8,10 +8,10 @@ from tests.model import system
 from tests.model.campaign import report, share
 from tests.model.lockstep import Lockstep, Mismatch
 from tests.model.programs import program
-from tests.model.rig import Rig
+from tests.model.rig import TIMINGS, Rig
 
 #: Programs for each engine.
-COUNT = {"pysim": 4, "compiled": 140}
+COUNT = {"pysim": 3, "compiled": 140}
 
 
 @pytest.fixture
@@ -19,10 +19,9 @@ def rig(engine_name, engine_pool):
     """On pysim every program runs with fast memory: opening an engine costs seconds there."""
 
     def open(latency, wait_seed):
-        timing = {} if engine_name == "pysim" else {"latency": latency, "wait_seed": wait_seed}
-        return engine_pool.borrow(engine_name, **timing)
+        return engine_pool.borrow(engine_name, latency=latency, wait_seed=wait_seed)
 
-    return Rig(open)
+    return Rig(open, timings=TIMINGS[:1] if engine_name == "pysim" else TIMINGS)
 
 
 def test_random_programs(rig, engine_name, seed):
