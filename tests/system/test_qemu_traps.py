@@ -23,7 +23,7 @@ PATIENCE = 3
 #: Numbers of the reference's section 11 that no guest can tell by itself, and why.
 NOT_HERE = {
     28: "the fault cannot be delivered either: a triple fault",
-    **{n: "nobody sends interrupts" for n in (33, 50, 51, 80, 81, 96, *range(138, 163), 172)},
+    **{n: "needs interrupts, and the firmware does not map their controller" for n in (33, 50, 51, 80, 81, 96, *range(138, 163), 172)},
     173: "needs paging",
     **{n: "several harts" for n in range(179, 185)},
 }
