@@ -116,7 +116,7 @@ def test_s162_in_any_state(smp, cases):
         "steps": "pushfq; orl $0x100, (%rsp); popfq; 1: nop; jmp 1b",
         "is dead": "lidt zero(%rip); ud2",
     }  # fmt: skip
-    for name, state in states.items():
+    for name, state in cases(states.items()):
         for distance in cases((0, 1, 2, 5)):
             bench = smp()
             bench.load(
