@@ -29,7 +29,9 @@ def _worker(task: tuple[int, list[tuple[int, int]]]) -> Findings:
     seed, share = task
     runner, total = Runner(open_engine("compiled")), Findings()
     for number, count in share:
-        total.add(one(runner, seed, number, count))
+        found = one(runner, seed, number, count)
+        total.add(found)
+        print(*found.failures, sep="\n", end="", file=sys.stderr, flush=True)
         print(f"fill {number}: {total.snippets:,} snippets, {len(total.failures)} failures", file=sys.stderr, flush=True)
         if len(total.failures) >= 20:
             break
