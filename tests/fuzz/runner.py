@@ -135,7 +135,7 @@ class Runner:
         end = CODE + len(code)
         at, since, stuck = CODE, 0, 0
         engine.reset()
-        engine.write_mem(0, bytes(engine.ram_bytes))  # a fill depends on nothing that ran before it
+        engine.write_mem(0, bytes(engine.config.ram_bytes))  # a fill depends on nothing that ran before it
         for register in range(16):
             engine.write_reg(0, register, 0)
         self._start(code, at, user)
