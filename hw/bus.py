@@ -50,7 +50,8 @@ class DataBus(Signature):
 
     Members (core's side)
     ---------------------
-    req_valid, req_ready : a request is made in a cycle with both. Once valid, a request does not change until ready.
+    req_valid, req_ready : a request is made in a cycle with both. A store that is valid does not change until ready; a load
+        may give way to an older store, or be withdrawn.
     req_addr : physical byte address. req_size : log2 of the bytes. req_write, req_data : a store and its data.
     req_lock : the request belongs to a locked read-modify-write; no other hart's request may come between (`hw.cluster`).
     resp_valid, resp_data : the answer to the oldest load, zero-extended to 64 bits, one cycle later or more.
