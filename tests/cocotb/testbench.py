@@ -58,6 +58,7 @@ class Bench:
         for name in _INPUTS:
             getattr(self, name).value = 0
         self.dut.clk.value, self.dut.rst.value = 0, 1
+        await self.settle()  # no edge before the inputs are known
         for _ in range(2):
             await self._clock()
         self.dut.rst.value = 0
