@@ -60,6 +60,18 @@ def _far_pointer(reg: SysReg) -> tuple[Uop, ...]:
     )
 
 
+def _pop_segment(reg: SysReg) -> tuple[Uop, ...]:
+    """pop fs and pop gs."""
+    return (
+        Uop(Op.MOV, b=Sel.MEM, d=T0, amode=AMode.BASE, base=Reg.RSP, load=True, stack=True),
+        Uop(Op.SEGADDR, a=T0, d=T5, sysreg=reg),
+        Uop(Op.SEGCHK, d=T6, sysreg=reg, if_switch=True, **_TOUCH),
+        # --- point of no return ---
+        Uop(Op.WRSYS, b=T6, sysop=SysOp.SEGMENT, sysreg=reg, **_Q),
+        Uop(Op.MOV, amode=AMode.POP, sysop=SysOp.SYNC),
+    )
+
+
 def _look(op: Op, d) -> tuple[Uop, ...]:
     """lar and its kin: a descriptor is looked at, if there is one."""
     return (
@@ -364,6 +376,7 @@ ROUTINES: dict[str, tuple[Uop, ...]] = {
         Uop(Op.WRSYS, a=Sel.FIELD, b=T6, sysop=SysOp.SEGMENT, sysreg=SysReg.ES, **_Q),
     ),
     **{f"l{reg.name.lower()}": _far_pointer(reg) for reg in (SysReg.SS, SysReg.FS, SysReg.GS)},
+    **{f"pop_{reg.name.lower()}": _pop_segment(reg) for reg in (SysReg.FS, SysReg.GS)},
     "lar": _look(Op.LAR, Sel.G),
     "lsl": _look(Op.LSL, Sel.G),
     "verr": _look(Op.VERR, Sel.NONE),

@@ -245,13 +245,14 @@ class Row:
 
 
 #: Operands that are registers or constants and not letter + suffix.
-_FIXED = {"AL", "AH", "rAX", "eAX", "CL", "DX", "1", "rDX"}
+_FIXED = {"AL", "AH", "rAX", "eAX", "CL", "DX", "1", "rDX", "FS", "GS"}
 
 _REGISTERS = {
     **dict.fromkeys(("AL", "AH", "rAX", "eAX"), Reg.RAX),
     **dict.fromkeys(("DX", "rDX"), Reg.RDX),
     "CL": Reg.RCX,
     "1": Sel.IMM,
+    **dict.fromkeys(("FS", "GS"), Sel.NONE),
 }
 _PLACES = {"E": Sel.E, "M": Sel.E, "R": Sel.E, "G": Sel.G, "Z": Sel.Z, "I": Sel.IMM, "J": Sel.IMM, "B": Sel.V}
 

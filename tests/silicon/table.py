@@ -37,11 +37,9 @@ def excluded(row: Row) -> str | None:
         return "F3 with REX.B and 90: pause on Intel, xchg on AMD (seen on a Xeon and on Zen 4)"
     if row.mnemonic in EXCLUDE:
         return EXCLUDE[row.mnemonic]
-    if row.mnemonic == "xchg" and row.prefix == 0xF3:
-        return "processors differ: with REX.B, F3 90 is XCHG on those of AMD, and PAUSE on those of Intel"
     if row.priv is not Priv.ANY:
         return "privileged"
-    if any(name[0] in _SYSTEM_OPERANDS and name not in ("CL", "DX") for name in row.operands):
+    if any((name[0] in _SYSTEM_OPERANDS and name not in ("CL", "DX")) or name in ("FS", "GS") for name in row.operands):
         return "system register"
     if row.raises in (Raise.INTN, Raise.ICEBP):
         return "the host's gates have DPL 0"
