@@ -51,6 +51,7 @@ class AddressStage(Component):
     request, request_pa, request_size, request_lock, grant : the load's request; it is made in a cycle with both.
     request_split, request_rest : it crosses its page, and goes on in another frame.
     walk : to the page walker. walking : it has the data bus. smap, ac : CR4.SMAP; RFLAGS.AC, which lifts it.
+    alignment : CR0.AM, which with ac makes what CPL 3 does not align a fault.
     hold : the uop's load may not be requested in this cycle, because of what other harts may see.
     fs_base, gs_base : segment bases. gate_addr : address of the gate of the vector being delivered, and whether it lies
     beyond the IDT's limit. switch : accesses marked if_switch happen. user : CPL is 3; user_frame : so it will be after the
@@ -80,6 +81,7 @@ class AddressStage(Component):
             "walking": In(1),
             "smap": In(1),
             "ac": In(1),
+            "alignment": In(1),
             "grant": In(1),
             "hold": In(1),
             "fs_base": In(64),
@@ -159,8 +161,11 @@ class AddressStage(Component):
         access, write = load | store | u.probe, (store & ~u.touch) | g.intent
         beyond = g.gate & self.gate_beyond
         misaligned = g.align & la[0:4].any()
+        unaligned = Signal()  # CPL 3 asks for alignment (SDM vol. 3, 6.15, #AC)
+        with m.If(self.alignment & self.ac & user):
+            m.d.comb += unaligned.eq((la[0:3] & ((1 << u.msize) - 1)).any())
         m.d.comb += [
-            translate.valid.eq(self.i.valid & access & ~wait & ~beyond & ~misaligned),
+            translate.valid.eq(self.i.valid & access & ~wait & ~beyond & ~misaligned & ~unaligned),
             translate.access.write.eq(write),
             translate.access.user.eq(user),
             translate.access.smap.eq(self.smap & ~(self.ac & ~(u.deliver | u.implicit))),
@@ -173,7 +178,7 @@ class AddressStage(Component):
             out.la.eq(la),
             out.pa.eq(translate.pa),
             out.sp.eq(ea + g.sp_delta),
-            fault.eq(access & (translate.noncanonical | translate.missing | beyond | misaligned)),
+            fault.eq(access & (translate.noncanonical | translate.missing | beyond | misaligned | unaligned)),
         ]
         with m.If(fault & ~u.fault.valid):
             m.d.comb += [
@@ -189,6 +194,8 @@ class AddressStage(Component):
                 m.d.comb += out.u.fault.vector.eq(Mux(g.stack, Vector.SS, Vector.GP))
             with m.Elif(misaligned):
                 m.d.comb += out.u.fault.vector.eq(Vector.GP)
+            with m.Elif(unaligned):
+                m.d.comb += out.u.fault.vector.eq(Vector.AC)
             with m.Else():
                 m.d.comb += [out.u.fault.vector.eq(Vector.PF), out.u.fault.error.eq(translate.error)]
 

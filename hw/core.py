@@ -295,6 +295,7 @@ class Core(Component):
             f.stored_page.eq(w.stored_page),
             f.stored_last.eq(w.stored_last),
             a.smap.eq(system.cr4[21]),
+            a.alignment.eq(system.cr0[18]),
             a.ac.eq(w.rflags[RFlag.AC]),
         ]
 

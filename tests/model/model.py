@@ -13,10 +13,10 @@ from tests.model.decode import Insn, decode, length
 from tests.model.delivery import FAULT, INTR, NMI, SOFT, TRAP, WITH_ERROR, Event, deliver, double, with_ext
 from tests.model.effects import Effects
 from tests.model.plain import Plain
-from tests.model.state import IF, M64, RF, TF, Fault, Memory, State, canonical, gp
+from tests.model.state import AC, IF, M64, RF, TF, Fault, Memory, State, canonical, gp
 from tests.model.system import SYSTEM, GeneralDetect, Interrupt
 
-DR6_BD, DR6_BS, DR6_B, DR7_GD, CR4_DE = 1 << 13, 1 << 14, 0xF, 1 << 13, 1 << 3
+DR6_BD, DR6_BS, DR6_B, DR7_GD, CR4_DE, CR0_AM = 1 << 13, 1 << 14, 0xF, 1 << 13, 1 << 3, 1 << 18
 
 #: Shadows: what holds back events at the boundary after an instruction.
 NONE, STI, MOVSS = "", "sti", "mov ss"
@@ -184,6 +184,7 @@ class Model:
 
     def _instruction(self) -> Iterator[Item]:
         state = self.state
+        self.memory.aligned = bool(state.cpl == 3 and state.rflags & AC and state.cr0 & CR0_AM)
         rip, before, tf = state.rip, state.rflags, state.rflags & TF
         state.rflags &= ~RF
         try:

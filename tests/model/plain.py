@@ -120,7 +120,7 @@ class Plain:
         self._seen: dict[int, bytes] = {}
         self._fault: tuple[bool, int, int] | None = None  # write, address, accesses before it
         self._raised: int | None = None
-        self._undefined = False
+        self._undefined = self._unaligned = False
         self._before: list[int] = []
         count = len(_NAMES)
         self._ids = (ctypes.c_int32 * count)(*(getattr(x86_const, f"UC_X86_REG_{name}") for name in _NAMES))
@@ -155,6 +155,7 @@ class Plain:
         if self._fault is not None or address >= _MISSING_AT:
             return
         linear, memory = self._linear(address), self.memory
+        self._unaligned |= memory.aligned and linear % size != 0
         if access == UC_MEM_WRITE:
             at = address if address < _HIGH_AT else address - _HIGH_AT
             memory.note(linear, at, min(size, memory.size - at))
@@ -162,8 +163,10 @@ class Plain:
             memory.loads.append((linear, size))
 
     def _unmapped(self, uc: Uc, access: int, address: int, size: int, value: int, data: object) -> bool:
-        del uc, size, value, data
+        del uc, value, data
         if self._fault is None:
+            linear = self._linear(address)
+            self._unaligned |= self.memory.aligned and linear % size != 0 and canonical(linear)
             write = access in (UC_MEM_WRITE, UC_MEM_WRITE_UNMAPPED)
             assert access not in (UC_MEM_FETCH, UC_MEM_FETCH_UNMAPPED)
             self._fault = (write, self._linear(address), len(self.memory.loads) + len(self.memory.stores))
@@ -195,7 +198,7 @@ class Plain:
             self._seen[rip] = data
         if data != insn.data:
             self._put(rip, data)
-        self._fault, self._raised, self._undefined = None, None, False
+        self._fault, self._raised, self._undefined, self._unaligned = None, None, False, False
         uclib.uc_reg_write_batch(self.uc._uch, self._ids, self._pointers, count)
         failed, self._before = False, list(state.regs)
         try:
@@ -208,7 +211,7 @@ class Plain:
             if any(at < here + 15 and here < at + n for at, n in places):
                 raise Unmodelled(f"{insn.data.hex()} accesses itself")
             self._put(rip, insn.data)
-        if self._undefined or self._raised is not None or failed or self._fault is not None:
+        if self._undefined or self._raised is not None or failed or self._fault is not None or self._unaligned:
             self._refuse(state, insn)
         uclib.uc_reg_read_batch(self.uc._uch, self._ids, self._pointers, count)
         if (insn.map, insn.opcode) == (0, 0xC8):  # the new top of the stack must be writable (on silicon; not asked here)
@@ -266,6 +269,8 @@ class Plain:
             if insn.map == 0 and insn.opcode in (0xF6, 0xF7):
                 raise Fault(0)
             raise gp()  # more than 15 bytes, or an operand of 16 bytes that is not aligned
+        if self._unaligned:
+            raise Fault(17, 0)
         assert fault is not None, f"Unicorn stops at {state.rip:#x}: {insn.data.hex()}"
         write, address, accesses = fault
         if not canonical(address):

@@ -56,6 +56,7 @@ class Memory:
         self.stores: list[tuple[int, int]] = []  # linear address, size
         self.loads: list[tuple[int, int]] = []
         self.dirty: set[int] = set()  # pages stored to, for whoever cleans up
+        self.aligned = False  # CPL 3 asks for aligned accesses: CR0.AM and RFLAGS.AC
 
     def offset(self, address: int) -> int | None:
         """Where a linear address lies in RAM."""
@@ -104,6 +105,8 @@ class Memory:
         """Raise the fault of an access: canonical first (#SS on the stack, else #GP), then missing (manual 1.7)."""
         if not canonical(address):
             raise Fault(12 if stack else 13, 0)
+        if self.aligned and user and address % size:
+            raise Fault(17, 0)
         missing = self.first_missing(address, size)
         if missing is not None:
             raise Fault(14, write | user << 2, missing)

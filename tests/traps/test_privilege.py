@@ -151,7 +151,23 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(ROW, [*GATES, *STEPS, *IRETQ, *FLAGS, *REFUSED])
+AC, AT_1 = dict(flags="AC"), dict(rbx=0x30001)
+ALIGNMENT = [
+    S("start: mov (%rbx), %eax;" + END, "#AC(0)@start RF AC", AC | AT_1, FROM_USER, id="s173-ac-load"),
+    S("start: mov %ax, (%rbx);" + END, "#AC(0)@start RF AC", AC | AT_1, lambda b: equal(b.engine.read_mem(0x30000, 4), bytes(4)),
+      id="s173-ac-store"),
+    S("start: lock incl (%rbx);" + END, "#AC(0)@start RF AC", AC | AT_1, None, id="s173-ac-locked"),
+    S("start: push %rax;" + END, "#AC(0)@start RF AC", AC | dict(rsp=USER_STACK + 4), last_frame(rsp=USER_STACK + 4), id="s173-ac-push"),
+    S("start: mov (%rbx), %al; mov 1(%rbx), %ax; mov 3(%rbx), %ecx; mov 7(%rbx), %rcx;" + END, ENDED + " AC", AC | AT_1, None,
+      id="s173-ac-aligned"),
+    S("start: mov (%rbx), %eax;" + END, ENDED, AT_1, None, id="s173-without-ac"),
+    S("start: mov (%rbx), %eax;" + END, ENDED + " AC", AC | AT_1 | dict(cr0=0x80010033), None, id="s173-without-am"),
+    S("start: mov (%rbx), %eax; done: hlt", "", AC | AT_1 | KERNEL, None, id="s173-no-ac-at-cpl-0"),
+    S("start: pop %rax", "#SS(0)@start RF AC", AC | dict(rsp=NONCANONICAL | 1), None, id="s193-before-ac"),
+]
+
+
+@pytest.mark.parametrize(ROW, [*GATES, *STEPS, *IRETQ, *FLAGS, *REFUSED, *ALIGNMENT])
 def test_privilege(bench, text, expect, setup, check):
     stack = 0x7000 if "stack" in setup else USER_STACK
     gates = {64: DPL3} | setup.get("gates", {})
