@@ -6,7 +6,7 @@ from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from hw.bus import PHYS_BITS
 from hw.handshake import has_room, register_output
-from hw.isa.facts import Vector
+from hw.isa.facts import Size, Vector
 from hw.paging import FRAME_BITS, WalkPort
 from hw.regfile import Bypass, forward
 from hw.translate import DataTranslate
@@ -160,10 +160,10 @@ class AddressStage(Component):
         fault = Signal()
         access, write = load | store | u.probe, (store & ~u.touch) | g.intent
         beyond = g.gate & self.gate_beyond
-        misaligned = g.align & la[0:4].any()
+        misaligned = g.align & (u.msize == Size.Q) & la[0:4].any()
         unaligned = Signal()  # CPL 3 asks for alignment (SDM vol. 3, 6.15, #AC)
         with m.If(self.alignment & self.ac & user):
-            m.d.comb += unaligned.eq((la[0:3] & ((1 << u.msize) - 1)).any())
+            m.d.comb += unaligned.eq((la[0:4] & ((Mux(g.align, 2, 1) << u.msize) - 1)).any())
         m.d.comb += [
             translate.valid.eq(self.i.valid & access & ~wait & ~beyond & ~misaligned & ~unaligned),
             translate.access.write.eq(write),

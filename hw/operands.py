@@ -139,7 +139,7 @@ def lower_address(m, ctl, delivering, insn, u, g, size, whole, turn, load, store
         g.stack.eq(ctl.stack),
         g.intent.eq(ctl.intent | (load & store & ~ctl.touch)),
         g.if_switch.eq(ctl.if_switch),
-        g.align.eq(ctl.align & (size == 3)),
+        g.align.eq(ctl.align),
     ]
     base, base_en = Signal(5), Signal()
     # the register that ModRM and SIB name as base; rsp and rbp make a bad address a stack fault

@@ -148,7 +148,7 @@ class Address(data.Struct):
     asize: 1
     stack: 1
     intent: 1
-    align: 1  # to 16 bytes
+    align: 1  # the operand is twice the access: 16 bytes must be aligned
     if_switch: 1
     sp_delta: 32
 

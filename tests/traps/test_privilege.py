@@ -157,6 +157,8 @@ ALIGNMENT = [
     S("start: mov %ax, (%rbx);" + END, "#AC(0)@start RF AC", AC | AT_1, lambda b: equal(b.engine.read_mem(0x30000, 4), bytes(4)),
       id="s173-ac-store"),
     S("start: lock incl (%rbx);" + END, "#AC(0)@start RF AC", AC | AT_1, None, id="s173-ac-locked"),
+    S("start: cmpxchg8b 3(%rbx);" + END, "#AC(0)@start RF AC", AC | AT_1, None, id="s173-ac-of-both-halves"),
+    S("start: cmpxchg8b 7(%rbx);" + END, ENDED + " AC", AC | AT_1, None, id="s173-ac-aligned-halves"),
     S("start: push %rax;" + END, "#AC(0)@start RF AC", AC | dict(rsp=USER_STACK + 4), last_frame(rsp=USER_STACK + 4), id="s173-ac-push"),
     S("start: mov (%rbx), %al; mov 1(%rbx), %ax; mov 3(%rbx), %ecx; mov 7(%rbx), %rcx;" + END, ENDED + " AC", AC | AT_1, None,
       id="s173-ac-aligned"),

@@ -183,7 +183,7 @@ def expect_uop(uop, rule, parts: Parts, delivering=False, locked=False, turn=0) 
     if load or store or uop.probe or b == "addr" or u["sp_we"]:
         whole = operand_size(rule, parts) if uop.scaled else 0
         g = expect_address(uop, size, 1 << whole, turn, parts, delivering)
-        g |= dict(intent=uop.intent or (load and store and not uop.touch), if_switch=uop.if_switch, align=uop.align and size == 3)
+        g |= dict(intent=uop.intent or (load and store and not uop.touch), if_switch=uop.if_switch, align=uop.align)
     return u, g
 
 
