@@ -8,11 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Protocol
 
 from kprobes.ptregs import PtRegs
 
 PAGE_SIZE = 4096
+
+
+class Door(IntEnum):
+    """Ways to the runtime without a trap: code of the runtime builds a ``pt_regs`` and stores its address to a door.
+
+    ``Trap.vector`` then holds one of these numbers, which are beyond those of exceptions. ``orig_ax`` is -1, ``cs`` the
+    cpu's, and flags, TF and IF are as the code was entered with: no gate has cleared them.
+    """
+
+    TRAMPOLINE = 0x80  # a function with a kretprobe has returned
+    DETOUR = 0x81      # an optimised probe was reached by its jump
+    FENTRY = 0x82      # a function's entry nop, turned into a call
 
 
 class GuestMemoryError(OSError):
@@ -101,6 +114,35 @@ class Guest(Protocol):
 
     def sync_cores(self) -> None:
         """Make every cpu execute a serialising instruction: called after each write to text."""
+        ...
+
+    @property
+    def now(self) -> int:
+        """The time in cycles, which never goes back."""
+        ...
+
+    def door(self, number: Door) -> int:
+        """Return the guest virtual address of a door, which a sign-extended 32-bit displacement reaches.
+
+        A store of a pt_regs's address there calls ``on_trap`` before the next instruction, which then finds the
+        registers changed in memory.
+        """
+        ...
+
+    def call(self, cpu: int, addr: int, args: tuple[int, ...]) -> int:
+        """Run a guest function from inside ``on_trap`` for this cpu, and return its rax.
+
+        It runs on the stack below the trap's frame, with the flags of a handler (IF and TF clear), and with up to six
+        arguments in registers. Its traps come to ``on_trap`` as any others, before this returns.
+        """
+        ...
+
+    def fixup(self, addr: int) -> int | None:
+        """Return where the guest's exception table sends a fault of the instruction at ``addr``; None without entry."""
+        ...
+
+    def settled(self, start: int, end: int) -> bool:
+        """Whether no cpu is at an instruction in [start, end) or will come back to one from a trap."""
         ...
 
 
