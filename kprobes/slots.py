@@ -1,13 +1,19 @@
-"""Slots: executable guest memory that holds the displaced copies, 15 bytes each, 273 to a page.
+"""Slots: executable guest memory that holds displaced copies, all of one size, as many as go into a page.
 
-Pages come from the guest near the probed code, because a RIP-relative operand must reach its target from the slot.
-The newest page with a free slot in reach is taken, its lowest free slot first; a page that becomes empty is given back
-unless it is the only one (get_insn_slot and free_insn_slot, arch/x86_64/kernel/kprobes.c, 2004).
+There are two of these: plain slots of 15 bytes, 273 to a page, for one instruction each, and the larger ones for the
+detours of optimised probes. Pages come from the guest near the probed code, because a RIP-relative operand must reach
+its target from the slot. Of the pages with room in reach the one that got room last is taken, its lowest free slot
+first; a page that becomes empty is given back unless it is the only one (get_insn_slot and free_insn_slot,
+arch/x86_64/kernel/kprobes.c, 2004). A slot that a cpu may still be in is retired instead of released: it is used again
+once the guest says that no cpu is there (the dirty slots of kernel/kprobes.c, 2.6.18 and later).
+
+Finding a free slot, and the page of a slot, takes the same time however many slots are in use.
 """
 
 from __future__ import annotations
 
 import errno
+import heapq
 from dataclasses import dataclass, field
 
 from kprobes.errors import KprobeError
@@ -23,46 +29,59 @@ def distance(a: int, b: int) -> int:
     return ((a - b + (1 << 63)) & ((1 << 64) - 1)) - (1 << 63)
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class _Page:
     start: int
+    free: list[int]  # a heap of slot numbers
     used: dict[int, bool] = field(default_factory=dict[int, bool])  # slot number -> whether it was filled
     fresh: bool = True  # no slot of it was ever kept
 
 
 class Slots:
-    """The slot pages of one guest."""
+    """The slot pages of one guest, for copies of up to ``size`` bytes."""
 
-    def __init__(self, guest: Guest):
+    def __init__(self, guest: Guest, size: int = MAX_INSN_SIZE):
         self._guest = guest
-        self._pages: list[_Page] = []  # newest first
+        self.size = size
+        self._pages: dict[int, _Page] = {}  # by start, oldest first
+        self._open: dict[int, _Page] = {}   # those with a free slot
+        self._dirty: dict[int, None] = {}   # retired slots, oldest first
+        self._patience = PAGE_SIZE // size  # so many dirty slots are kept before somebody looks
 
     @property
     def pages(self) -> tuple[int, ...]:
         """Start addresses of the pages, newest first."""
-        return tuple(page.start for page in self._pages)
+        return tuple(reversed(self._pages))
+
+    @property
+    def dirty(self) -> tuple[int, ...]:
+        """The retired slots that are not free yet."""
+        return tuple(self._dirty)
 
     def owns(self, addr: int) -> bool:
         """Whether ``addr`` lies in a slot page (``is_kprobe_insn_slot``)."""
-        return any(0 <= addr - page.start < PAGE_SIZE for page in self._pages)
+        return addr & -PAGE_SIZE in self._pages
 
     def allocate(self, near: int) -> int:
         """Return the address of a free slot in reach of ``near``; nothing is written yet.
 
         Raise ``KprobeError``: ENOMEM without memory, EINVAL when the guest's page is out of reach.
         """
-        for page in self._pages:
-            if len(page.used) < SLOTS_PER_PAGE and abs(distance(page.start, near)) < _REACH:
-                break
-        else:
+        page = self._with_room(near)
+        if page is None and self._dirty:
+            self.collect()
+            page = self._with_room(near)
+        if page is None:
             page = self._new_page(near)
-        index = next(i for i in range(SLOTS_PER_PAGE) if i not in page.used)
+        index = heapq.heappop(page.free)
         page.used[index] = False
-        return page.start + index * MAX_INSN_SIZE
+        if not page.free:
+            del self._open[page.start]
+        return page.start + index * self.size
 
     def fill(self, slot: int, copy: bytes) -> None:
         """Write a copy; the rest of the slot becomes int3, so that nothing can run past the copy unnoticed."""
-        self._guest.write(slot, copy.ljust(MAX_INSN_SIZE, b"\xcc"))
+        self._guest.write(slot, copy.ljust(self.size, b"\xcc"))
         page, index = self._page(slot)
         page.used[index] = True
 
@@ -74,10 +93,33 @@ class Slots:
         """Give a slot back; no cpu may be in it."""
         page, index = self._page(slot)
         if page.used.pop(index):
-            self._guest.write(slot, bytes(MAX_INSN_SIZE))
+            self._guest.write(slot, bytes(self.size))
+        heapq.heappush(page.free, index)
+        self._open[page.start] = page
         if not page.used and (page.fresh or len(self._pages) > 1):
-            self._pages.remove(page)
+            del self._pages[page.start], self._open[page.start]
             self._guest.free_text_page(page.start)
+
+    def retire(self, slot: int) -> None:
+        """Give a slot back that a cpu may be in: it stays as it is until ``collect`` finds that none is."""
+        self._page(slot)
+        if slot in self._dirty:
+            raise ValueError(f"{slot:#x} was retired before")
+        self._dirty[slot] = None
+        if len(self._dirty) >= self._patience:
+            self.collect()
+
+    def collect(self) -> bool:
+        """Release the retired slots that no cpu is in (``Guest.settled``); return whether some had to stay."""
+        for slot in [slot for slot in self._dirty if self._guest.settled(slot, slot + self.size)]:
+            del self._dirty[slot]
+            self.release(slot)
+        self._patience = 2 * len(self._dirty) + PAGE_SIZE // self.size
+        return bool(self._dirty)
+
+    def _with_room(self, near: int) -> _Page | None:
+        return next((page for page in reversed(self._open.values())
+                     if abs(distance(page.start, near)) < _REACH), None)
 
     def _new_page(self, near: int) -> _Page:
         try:
@@ -89,13 +131,13 @@ class Slots:
             self._guest.free_text_page(start)
             raise KprobeError(
                 errno.EINVAL, f"the guest's page for out-of-line copies, {start:#x}, is not within 2 GiB of {near:#x}")
-        page = _Page(start)
-        self._pages.insert(0, page)
+        page = self._pages[start] = self._open[start] = _Page(start, list(range(PAGE_SIZE // self.size)))
         return page
 
     def _page(self, slot: int) -> tuple[_Page, int]:
-        for page in self._pages:
-            index, rest = divmod(slot - page.start, MAX_INSN_SIZE)
-            if 0 <= index < SLOTS_PER_PAGE and not rest and index in page.used:
+        page = self._pages.get(slot & -PAGE_SIZE)
+        if page is not None:
+            index, rest = divmod(slot - page.start, self.size)
+            if not rest and index in page.used:
                 return page, index
         raise ValueError(f"{slot:#x} is not a slot in use")
