@@ -5,9 +5,10 @@
     runtime.on_trap(Trap(cpu, vector, regs))                   # by the machine, at each trap
 
 Where to look: ``port`` (the machine's side), ``probes`` (the user's side), ``checks`` and ``registry`` (registration),
-``insn``, ``slots`` and ``step`` (out-of-line stepping), ``handlers`` (traps), ``jprobes``, ``runtime`` (all together).
-Each module imports only from those before it: ptregs, port, errors, ctypes_like, probes, events, insn, slots, step,
-checks, registry, jprobes, handlers, runtime. Several probes at one address would extend ``step.Site``, a probe on a
+``insn``, ``slots`` and ``step`` (out-of-line stepping), ``savearea``
+(code that reaches the runtime without a trap), ``handlers`` (traps), ``jprobes``, ``runtime`` (all together).
+Each module imports only from those before it: ptregs, savearea, port, errors, ctypes_like, probes, events, insn, slots,
+step, checks, registry, jprobes, handlers, runtime. Several probes at one address would extend ``step.Site``, a probe on a
 function's return would be a module beside ``jprobes``, and a faster way than stepping a branch in ``handlers._step``.
 """
 
