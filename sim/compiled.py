@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import zlib
 from collections.abc import Callable, Sequence
 from ctypes import c_char_p, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
@@ -37,6 +36,10 @@ from sim.engine import (
 FLUSH, FAILS = 10, 11
 RETIRE, CONSOLE, EXIT, SAMPLE = range(4)
 PAIR = Struct("<QQ")
+
+#: Snapshots hold the pieces of RAM, of so many bytes, that are not all 0.
+PIECE = 1 << 14
+NOTHING = bytes(PIECE)
 
 
 class RunSpec(ctypes.Structure):
@@ -300,10 +303,15 @@ class CompiledEngine:
         return [tuple(int.from_bytes(v, "little") if i in wide else v for i, v in enumerate(row)) for row in rows]
 
     def save(self) -> bytes:
-        """Return the whole state, RAM compressed."""
+        """Return the whole state; it costs as much as looking through RAM."""
         state = ctypes.create_string_buffer(self._do("state_bytes"))
         self._do("save", state)
-        return PAIR.pack(len(state), self.config.ram_bytes) + state.raw + zlib.compress(self._ram, 1)
+        ram, parts = self._ram, [PAIR.pack(len(state), len(self._ram)), state.raw]
+        for start in range(0, len(ram), PIECE):
+            piece = bytes(ram[start : start + PIECE])
+            if piece != NOTHING[: len(piece)]:
+                parts += [PAIR.pack(start, len(piece)), piece]
+        return b"".join(parts)
 
     def restore(self, state: bytes) -> None:
         """Return to a saved state. Records not drained are dropped."""
@@ -311,7 +319,13 @@ class CompiledEngine:
         if size != self._do("state_bytes") or ram_bytes != self.config.ram_bytes:
             raise EngineError("the saved state belongs to other hardware")
         self._do("load", ctypes.create_string_buffer(state[PAIR.size : PAIR.size + size], size))
-        self._ram[:] = zlib.decompress(state[PAIR.size + size :])
+        ctypes.memset(self._do("ram"), 0, ram_bytes)
+        view, at = memoryview(state), PAIR.size + size
+        while at < len(state):
+            start, length = PAIR.unpack_from(state, at)
+            at += PAIR.size
+            self._ram[start : start + length] = view[at : at + length]
+            at += length
         for which in self._taken:
             self._drain(which)
 

@@ -16,9 +16,10 @@ from kprobes import HandlerError, Jprobe, Kprobe, KprobeError, KprobePanic, Kpro
 from kprobes import Trap as ProbeTrap
 from sim.deliveries import Deliveries, shutdown_text
 from sim.elf import Image, SymbolTable, load_elf
-from sim.engine import NEVER, Engine, Recording, SocFactory, StopOn, StopReason, default_soc, open_engine
-from sim.events import EventLog, Lost, ProbePhase, Shutdown, Trap, TrapPortCall, from_records
+from sim.engine import NEVER, Engine, Recording, SocFactory, Stop, StopOn, StopReason, default_soc, open_engine
+from sim.events import Event, EventLog, Lost, ProbePhase, Shutdown, Trap, TrapPortCall, from_records
 from sim.harts import HartView
+from sim.memento import Memento
 from sim.memory import GuestMemory, GuestMemoryError
 
 #: This module is the one door to the runtime; what plants probes from within `sim` takes these from here.
@@ -57,6 +58,15 @@ class RunResult:
     lost: list[Lost] = field(default_factory=list)
     shutdown: list[Trap] = field(default_factory=list)
     why: str = ""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A machine at a moment: hardware and RAM as the engine saves them, and what the software around it holds."""
+
+    cycle: int
+    hardware: bytes
+    software: Memento
 
 
 class Machine:
@@ -100,6 +110,8 @@ class Machine:
         self._deliveries = Deliveries()
         self.symbols = SymbolTable()
         self._stale: set[int] = set()
+        self._user: list[object] = []
+        self._ended: Stop | None = None
         self._text: list[tuple[int, int]] = []
         ram_bytes = config.ram_bytes
         area = max(ram_bytes - STACK_BYTES - SLOT_PAGES * PAGE, ram_bytes // 2) & -PAGE
@@ -148,21 +160,13 @@ class Machine:
         stop = self._stop_on(until)
         began, first, start = time.perf_counter(), len(self.events), self.cycle
         retired = [hart.retired for hart in self.harts]
-        self._refetch()
-        while True:
+        ended, self._ended = self._ended or self._refetch(stop), None
+        while ended is None:
             left = stop
             if stop.retired is not None:
                 done = [h.retired - r for h, r in zip(self.harts, retired, strict=True)]
                 left = replace(stop, retired=stop.retired - (sum(done) if stop.hart is None else done[stop.hart]))
-            try:
-                ended = self.engine.run(max(0, start + max_cycles - self.cycle), left)
-            finally:  # a DesignError leaves the events that led to it
-                records = from_records(self.engine.drain(), self._record == Recording.ALL)
-                self.events.extend(self._deliveries.follow(records))
-            if ended.reason != StopReason.TRAP_REQUEST:
-                break
-            assert ended.hart is not None
-            self._trap_request(ended.hart)
+            ended = self._clocked(max(0, start + max_cycles - self.cycle), left)
         if ended.reason == StopReason.SHUTDOWN:
             self.events.append(Shutdown(ended.hart, self.cycle - 1, tuple(self._deliveries.chain(ended.hart))))
         return self._result(ended.reason, first, start, retired, time.perf_counter() - began)
@@ -170,6 +174,35 @@ class Machine:
     def step(self, count: int = 1, hart: int = 0) -> RunResult:
         """Run until a hart has retired `count` instructions more."""
         return self.run(until=StopOn(retired=count, hart=hart), max_cycles=PATIENCE * max(1, count))
+
+    def sync(self) -> None:
+        """Let every hart fetch again what it had fetched before memory was written; it runs on to a boundary for that.
+
+        `run` begins with the same; after this alone, the cycle is known from which no hart runs old code. If the guest
+        ends meanwhile, the next `run` says so.
+        """
+        self._ended = self._ended or self._refetch(NEVER)
+
+    def keep(self, state: object) -> None:
+        """Let snapshots include an object of the user: a list, a dict, a set that handlers change, and what is in it.
+
+        Without this `restore` knows nothing of what handlers have written down.
+        """
+        self._user.append(state)
+
+    def snapshot(self) -> Snapshot:
+        """Return the whole state between two runs: hardware, RAM, probes, hits under way, events, what `keep` was told.
+
+        EngineError if the engine has not the capability ``snapshot``.
+        """
+        hardware = self.engine.save()
+        self.events.extend(self._deliveries.follow(self._drained()))
+        return Snapshot(self.cycle, hardware, Memento([self], [self.engine, self.symbols]))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Return to a snapshot of this machine; what runs next is the same again, to the cycle."""
+        self.engine.restore(snapshot.hardware)
+        snapshot.software.restore()
 
     def close(self) -> None:
         """Free the engine, unless it was lent."""
@@ -181,6 +214,21 @@ class Machine:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
+
+    def _clocked(self, max_cycles: int, stop: StopOn) -> Stop | None:
+        """Run the engine and log what happened; None if it stopped for the runtime, which has then answered."""
+        try:
+            ended = self.engine.run(max_cycles, stop)
+        finally:  # a DesignError leaves the events that led to it
+            self.events.extend(self._deliveries.follow(self._drained()))
+        if ended.reason != StopReason.TRAP_REQUEST:
+            return ended
+        assert ended.hart is not None
+        self._trap_request(ended.hart)
+        return None
+
+    def _drained(self) -> list[Event]:
+        return from_records(self.engine.drain(), self._record == Recording.ALL)
 
     def _stop_on(self, until: str | int | StopOn | None) -> StopOn:
         if until is None:
@@ -219,17 +267,24 @@ class Machine:
     def _memory_changed(self) -> None:
         self._stale.update(range(len(self.harts)))
 
-    def _refetch(self) -> None:
-        """Let every hart fetch again what it had fetched before memory was written.
+    def _refetch(self, stop: StopOn) -> Stop | None:
+        """As `sync`; what ended the run, if anything did. Of `stop`, only events of the hart that is waited for count.
 
         A hart that waits in a TrapPort store needs nothing: the entry stub leaves by iretq, which refetches.
         """
         for hart in sorted(self._stale):
-            if not self.engine.state(hart).trap_request and not self.engine.state(hart).shutdown:
-                ended = self.engine.run(PATIENCE, StopOn(boundary=True, hart=hart))
+            watched = replace(stop if stop.hart in (None, hart) else NEVER, retired=None, boundary=True, hart=hart)
+            while not self.engine.state(hart).trap_request and not self.engine.state(hart).shutdown:
+                ended = self._clocked(PATIENCE, watched)
+                if ended is None:  # the runtime had to answer, this hart or another
+                    continue
                 if ended.reason == StopReason.BOUNDARY:
                     self.engine.refetch(hart)
-        self._stale.clear()
+                elif ended.reason != StopReason.MAX_CYCLES:
+                    return ended
+                break
+            self._stale.discard(hart)
+        return None
 
     # The runtime.
 
