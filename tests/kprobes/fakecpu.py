@@ -339,9 +339,9 @@ class Cpu:
         self.regs.sp += n.imm if n else 0
 
     def _retf(self, n=None):
-        size = 8 if self.insn.rex & 8 else 4
+        size = 8 if self.insn.rex & 8 else 2 if 0x66 in self.insn.prefix else 4
         self.next = self.pop(size)
-        self.regs.cs = self.pop(size)
+        self.regs.cs = self.pop(size) & 0xFFFF
         self.regs.sp += n.imm if n else 0
 
     def _iret(self):
