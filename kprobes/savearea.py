@@ -34,22 +34,22 @@ _GENERAL = FIELDS[:FIELDS.index("orig_ax")]
 _SIZE = 8 * len(FIELDS)
 
 
-def save(above: int = 0) -> tuple[Line, ...]:
-    """Push a pt_regs: ``sp`` is what it was before, plus ``above``; ``orig_ax`` is -1, and ``ip`` 0 for the runtime.
+def save(above: int = 0, ip: int = 0) -> tuple[Line, ...]:
+    """Push a pt_regs: ``sp`` is what it was before, plus ``above``; ``orig_ax`` is -1, and ``ip`` what is given.
 
     cs and ss come last and go onto zeros, since a store of a segment register is two bytes wide.
     """
     frame = {
-        "ss": Line(b"\x6a\x00", "push $0"),
-        "sp": Line(b"\x6a\x00", "push $0"),
-        "flags": Line(b"\x9c", "pushf"),
-        "cs": Line(b"\x6a\x00", "push $0"),
-        "ip": Line(b"\x6a\x00", "push $0"),
-        "orig_ax": Line(b"\x6a\xff", "push $-1"),
-    } | {name: _push(name) for name in _GENERAL}
+        "ss": _constant(0),
+        "sp": _constant(0),
+        "flags": (Line(b"\x9c", "pushf"),),
+        "cs": _constant(0),
+        "ip": _constant(ip),
+        "orig_ax": _constant(-1),
+    } | {name: (_push(name),) for name in _GENERAL}
     sp, cs, ss = (8 * FIELDS.index(name) for name in ("sp", "cs", "ss"))
     return (
-        *(frame[name] for name in reversed(FIELDS)),
+        *(line for name in reversed(FIELDS) for line in frame[name]),
         Line(b"\x48\x8d\x84\x24" + _disp32(_SIZE + above), f"lea {_SIZE + above}(%rsp), %rax"),
         Line(b"\x48\x89\x84\x24" + _disp32(sp), f"mov %rax, {sp}(%rsp)"),
         Line(b"\x8c\x8c\x24" + _disp32(cs), f"mov %cs, {cs}(%rsp)"),
@@ -69,21 +69,36 @@ def restore() -> tuple[Line, ...]:
     )
 
 
-def through(door: int, above: int = 0) -> tuple[Line, ...]:
+def through(door: int, above: int = 0, ip: int = 0) -> tuple[Line, ...]:
     """Save, store the address of the pt_regs to a door of the guest, restore.
 
     Raise ``ValueError`` when a sign-extended 32-bit displacement does not reach the door.
     """
-    signed = (door + (1 << 63)) % (1 << 64) - (1 << 63)
+    signed = _signed(door)
     if not -(1 << 31) <= signed < 1 << 31:
         raise ValueError(f"the door at {door:#x} is not within the first or the last 2 GiB of the address space")
     store = Line(b"\x48\x89\x24\x25" + _disp32(signed), f"mov %rsp, {door:#x}")
-    return *save(above), store, *restore()
+    return *save(above, ip), store, *restore()
 
 
 def code(lines: tuple[Line, ...]) -> bytes:
     """Return the bytes of some lines."""
     return b"".join(line.code for line in lines)
+
+
+def _constant(value: int) -> tuple[Line, ...]:
+    """Push 64 bits, which takes two instructions unless they are a sign-extended 8 or 32."""
+    signed = _signed(value)
+    if -(1 << 7) <= signed < 1 << 7:
+        return (Line(bytes([0x6A, signed & 0xFF]), f"push ${signed}"),)
+    low, high = _signed(signed << 32) >> 32, signed >> 32
+    if signed == low:
+        return (Line(b"\x68" + _disp32(low), f"push ${low}"),)
+    return *_constant(low), Line(b"\xc7\x44\x24\x04" + _disp32(high), f"movl ${high}, 4(%rsp)")
+
+
+def _signed(value: int) -> int:
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _push(name: str) -> Line:

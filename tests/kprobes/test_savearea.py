@@ -19,7 +19,9 @@ def assembled(text, folder):
     return (folder / "a.bin").read_bytes()
 
 
-@pytest.mark.parametrize("lines", [save(), save(8), restore(), through(DOOR), through(0x7FFFF000, 16)])
+@pytest.mark.parametrize("lines", [
+    save(), save(8), restore(), through(DOOR), through(0x7FFFF000, 16), save(0, 0xFFFFFFFF80100001), save(0, 0x7FFFFFFF),
+    save(0, 0x80000000), save(0, 0x123456789ABCDEF0), save(0, 0x1234567800000000), save(0, 0xFFFFFFFF7FFFFFFF)])
 def test_bytes_are_what_an_assembler_makes_of_the_text(lines, tmp_path):
     assert code(lines) == assembled("\n".join(line.text for line in lines), tmp_path)
     reader = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
@@ -36,10 +38,10 @@ CELL, BASE, TOP = 0x8000, 0x1000, 0x9000  # the door of these tests is a word of
 
 
 @pytest.mark.parametrize("flags", [0x002, 0xCD7, 0x202], ids=hex)
-@pytest.mark.parametrize("above", [0, 8])
-def test_all_registers_are_saved_and_restored(machine, flags, above):
+@pytest.mark.parametrize(("above", "ip"), [(0, 0xFFFFFFFF80100001), (8, 0), (0, 0x123456789ABCDEF0)])
+def test_all_registers_are_saved_and_restored(machine, flags, above, ip):
     """Whoever interrupts writes below sp, so that is done here after every instruction."""
-    body = code(through(CELL, above))
+    body = code(through(CELL, above, ip))
     m = machine()
     m.load(BASE, body + b"\xf4")
     regs = m.harts[0].regs
@@ -58,6 +60,6 @@ def test_all_registers_are_saved_and_restored(machine, flags, above):
     assert frame == TOP - 8 * len(FIELDS)
     saved = PtRegs.unpack(m.mem.read(frame, 8 * len(FIELDS)))
     expected = {field: before[name] for field, name in zip(FIELDS, FULL_NAMES, strict=False)}
-    expected |= {"orig_ax": (1 << 64) - 1, "ip": 0, "flags": flags, "sp": TOP + above}
+    expected |= {"orig_ax": (1 << 64) - 1, "ip": ip, "flags": flags, "sp": TOP + above}
     expected |= {"cs": before["cs"], "ss": before["ss"]}
     assert {field: getattr(saved, field) for field in FIELDS} == expected
