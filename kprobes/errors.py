@@ -7,16 +7,40 @@ exception of the user's own handler with the probe's name on it. ``KprobePanic``
 from __future__ import annotations
 
 import errno as _errno
+from enum import StrEnum
+
+
+class Rule(StrEnum):
+    """The rules by which a registration is refused, in the order in which they are asked (register_kprobe,
+    kernel/kprobes.c; register_kretprobe; can_probe and prepare_singlestep, arch/x86/kernel/kprobes/core.c)."""
+
+    ADDRESS = "address"          # exactly one of symbol_name and addr, which leads into a symbol
+    REGISTERED = "registered"    # a struct is registered once
+    FENTRY = "fentry"            # a function's entry call site belongs to function tracing
+    TEXT = "text"                # the address lies in code
+    MODULE = "module"            # the module that it lies in is there to stay
+    BLACKLIST = "blacklist"      # it is not code that handles probes, nor data between functions
+    AGGREGATE = "aggregate"      # the probes at one address must agree
+    BOUNDARY = "boundary"        # an instruction begins there, of a kind that is there to be executed
+    MEMORY = "memory"            # there is room for a copy
+    INSTRUCTION = "instruction"  # the instruction can be displaced
+    EMULATION = "emulation"      # it can be executed in the registry's way of stepping
+    ROOM = "room"                # the breakpoint behind the copy fits into the slot
+    ARMING = "arming"            # the breakpoint can be written
+    ENTRY = "entry"              # a return probe or a jprobe's handler begins where a function begins
+    SIZE = "size"                # a return probe's private data has a limit
 
 
 class KprobeError(OSError):
     """A request was refused; guest memory and the table of probes are as they were before it.
 
-    ``errno`` is the number that the kernel returns, negated there; the message says why, and what to do.
+    ``errno`` is the number that the kernel returns, negated there; the message says why, and what to do. ``rule`` names
+    the rule of a registration that was broken; None for other requests.
     """
 
-    def __init__(self, code: int, message: str):
+    def __init__(self, code: int, message: str, rule: Rule | None = None):
         super().__init__(code, message)
+        self.rule = rule
 
     def __str__(self) -> str:
         code = self.errno or 0

@@ -1,14 +1,17 @@
 """What happens on a trap: the state machine of a hit, one control block for each cpu.
 
-    idle   --int3 of p-->  ACTIVE  --pre_handler 0-->  SS (in the slot)  --#DB-->  SSDONE, post_handler  -->  idle
-                           ACTIVE  --pre_handler not 0-->  idle
-                           ACTIVE  --int3 in jprobe_return-->  SS
+    idle   --int3 of p-->  ACTIVE  --pre_handler not 0-->  idle
+                           ACTIVE  --pre_handler 0-->      one of
+                               boosted                     idle; the guest is in the slot, which jumps back
+                               emulated                    SSDONE, post_handler  -->  idle
+                               SS (in the slot)  --#DB, or the int3 behind the copy-->  SSDONE, post_handler  -->  idle
+                           ACTIVE  --int3 in jprobe_return-->  the same
     SS     --fault in the slot-->  idle, with ip back at the probed address; or again SS when fault_handler says so
-    ACTIVE, SS, SSDONE  --int3 of q-->  REENTER (nmissed of q counted)  --#DB or fault-->  what it was
+    ACTIVE, SS, SSDONE  --int3 of q-->  REENTER (nmissed of q counted)  --the same ends-->  what it was
     REENTER  --int3 of r-->  panic: only one level is saved
 
 Sources: kprobe_handler, post_kprobe_handler, kprobe_fault_handler of arch/x86_64/kernel/kprobes.c, 2004; reenter_kprobe
-of 2.6.13 and later in place of the permanent disarming.
+of 2.6.13 and later in place of the permanent disarming; setup_singlestep and kprobe_int3_handler of 5.13 and later.
 
 When a handler raises, the hit is undone as ``HandlerError`` describes, on its cpu only; the exception leaves on_trap.
 """
@@ -16,62 +19,35 @@ When a handler raises, the hit is undone as ``HandlerError`` describes, on its c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from kprobes.errors import HandlerError, KprobePanic
+from kprobes.control import Control, ControlBlock, Hit
+from kprobes.errors import KprobePanic
 from kprobes.events import Observer, Phase, ProbeEvent
+from kprobes.faults import Faults
 from kprobes.insn import BREAKPOINT
 from kprobes.jprobes import Jprobes, Mirror
+from kprobes.options import Options
 from kprobes.port import Guest, GuestMemoryError, Trap
-from kprobes.probes import Kprobe, Status
+from kprobes.probes import Kprobe, Miss, Status
 from kprobes.ptregs import DR6_B, DR6_BS, FAULTS, MASK64, TF, TF_IF, PtRegs, Vector
-from kprobes.step import Site, enter_slot, leave_slot, rewind
+from kprobes.registry import Registry
+from kprobes.step import Site, enter_slot, leave_slot
 
 _INT3, _INT_3 = bytes([BREAKPOINT]), b"\xcd\x03"
-
-
-@dataclass(eq=False, slots=True)
-class Hit:
-    """One hit under way on one cpu. ``old_flags`` are TF and IF as the int3 found them."""
-
-    site: Site
-    status: Status
-    old_flags: int
-    mirror: Mirror | None = None
-
-
-@dataclass(eq=False, slots=True)
-class ControlBlock:
-    """What one cpu is doing, and the one level that it can be interrupted in (struct kprobe_ctlblk)."""
-
-    current: Hit | None = None
-    prev: Hit | None = None
 
 
 class Handlers:
     """The trap side of the runtime."""
 
     def __init__(
-        self, guest: Guest, find: Callable[[int], Site | None], jprobes: Jprobes, settle: Callable[[], None],
-        observer: Observer | None,
+        self, guest: Guest, registry: Registry, jprobes: Jprobes, options: Options, observer: Observer | None,
     ):
         self._guest = guest
-        self._find = find
+        self._find = registry.find
         self._jprobes = jprobes
-        self._settle = settle
-        self._observer = observer
-        self._blocks = [ControlBlock() for _ in range(guest.cpus)]
-        self.running: list[str] = []  # names of the Python handlers that are being executed, innermost last
-
-    def in_use(self, site: Site) -> bool:
-        """Whether a cpu is inside a hit of this site."""
-        return any(hit is not None and hit.site is site
-                   for block in self._blocks for hit in (block.current, block.prev))
-
-    def current(self, cpu: int) -> Kprobe | None:
-        """Return the probe that this cpu is inside of (kprobe_running)."""
-        hit = self._blocks[cpu].current
-        return None if hit is None else hit.site.probe
+        self._options = options
+        self.control = Control(guest, registry.settle, observer)
+        self._faults = Faults(registry, self.control, self._execute)
 
     def on_trap(self, trap: Trap) -> bool:
         """Handle one trap; True when it was ours and ``trap.regs`` is where the guest continues."""
@@ -79,75 +55,144 @@ class Handlers:
             return self._int3(trap)
         if trap.vector == Vector.DB:
             return self._debug(trap)
-        return trap.vector in FAULTS and self._fault(trap)
+        return trap.vector in FAULTS and self._faults.on_fault(trap)
 
     def _int3(self, trap: Trap) -> bool:
-        regs, block = trap.regs, self._blocks[trap.cpu]
+        regs, block = trap.regs, self.control.blocks[trap.cpu]
         if regs.user_mode:
             return False
         addr = (regs.ip - 1) & MASK64
         site = self._find(addr)
         if site is not None and site.armed:
-            if block.current is None:
+            if block.current is None and not block.busy:
                 self._hit(trap, block, site)
             else:
-                self._reenter(trap, block, block.current, site)
+                self._reenter(trap, block, site)
             return True
         hit = block.current
-        if (hit is not None and hit.mirror is not None and hit.status is Status.HIT_ACTIVE
-                and self._jprobe_trap(trap, block, hit, hit.mirror, addr)):
-            return True
-        return self._vanished(regs, addr)
+        if hit is not None:
+            if (hit.mirror is not None and hit.status is Status.HIT_ACTIVE
+                    and self._jprobe_trap(trap, block, hit, hit.mirror, addr)):
+                return True
+            end = hit.site.slot + len(hit.site.insn.data)
+            if addr == end and not hit.single and hit.status in (Status.HIT_SS, Status.REENTER):
+                regs.ip = addr
+                leave_slot(hit.site, regs, hit.old_flags, self._guest)
+                self._stepped(trap, block, hit)
+                return True
+        return self._vanished(trap, addr)
 
     def _hit(self, trap: Trap, block: ControlBlock, site: Site) -> None:
-        """A first hit: the pre_handler, then into the slot (kprobe_handler)."""
-        regs, p = trap.regs, site.probe
-        hit = block.current = Hit(site, Status.HIT_ACTIVE, regs.flags & TF_IF)
-        p.hits += 1
-        self._tell(Phase.HIT, trap, site)
-        if p.jprobe is not None:
-            hit.mirror = self._jprobes.enter(trap.cpu, p.jprobe, regs)
-            self._tell(Phase.JPROBE_ENTRY, trap, site)
-            return
-        if p.pre_handler is not None:
-            handler, before = p.pre_handler, regs.copy()
-            before.ip = site.addr
-            result = self._run(trap, block, site, "pre_handler", before, lambda: handler(p, regs))
-            self._tell(Phase.PRE, trap, site, result)
-            if result:
-                self._finish(trap, block, site)
-                return
-        self._step(trap, hit)
-
-    def _reenter(self, trap: Trap, block: ControlBlock, outer: Hit, site: Site) -> None:
-        """A hit inside a hit: counted, executed, not handled (reenter_kprobe)."""
+        """A first hit: the pre_handlers, then the instruction (kprobe_handler, aggr_pre_handler)."""
         regs = trap.regs
-        if outer.status is Status.REENTER:
+        hit = block.current = Hit(site, Status.HIT_ACTIVE, regs.flags & TF_IF)
+        self.control.tell(Phase.HIT, trap, site)
+        for p in tuple(site.probes):
+            if p.disabled:
+                self.control.miss(trap, site, p, Miss.DISABLED)
+                continue
+            p.hits += 1
+            if p.jprobe is not None:
+                hit.mirror = self._jprobes.enter(trap.cpu, p.jprobe, regs)
+                self.control.tell(Phase.JPROBE_ENTRY, trap, site, p)
+                return
+            if p.pre_handler is None:
+                continue
+            result = self._pre_handler(trap, block, hit, p, p.pre_handler)
+            if result:
+                self.control.finish(trap, block, site)
+                return
+        self._execute(trap, block, hit)
+
+    def _pre_handler(
+        self, trap: Trap, block: ControlBlock, hit: Hit, p: Kprobe, handler: Callable[[Kprobe, PtRegs], int | None],
+    ) -> int:
+        regs = trap.regs
+        before = regs.copy()
+        before.ip = hit.site.addr
+        result = self.control.run(trap, block, hit, p, "pre_handler", before, lambda: handler(p, regs))
+        self.control.tell(Phase.PRE, trap, hit.site, p, result)
+        return result
+
+    def _reenter(self, trap: Trap, block: ControlBlock, site: Site) -> None:
+        """A hit inside a hit: counted, executed, not handled (reenter_kprobe)."""
+        regs, outer = trap.regs, block.current
+        if outer is not None and outer.status is Status.REENTER:
             regs.ip = site.addr
-            self._reset(block)
+            self.control.reset(block)
             raise KprobePanic(
-                f"the probe on {site.probe.name} was hit on cpu {trap.cpu} while the probe on {outer.site.probe.name}, "
+                f"the probe on {_name(site)} was hit on cpu {trap.cpu} while the probe on {_name(outer.site)}, "
                 "itself hit inside another one, was being stepped; only one level of nesting can be resumed. Do not "
                 "probe what runs in an NMI or a fault handler during a step")
-        site.probe.nmissed += 1
+        for p in site.probes:
+            p.nmissed += 1
+            self.control.miss(trap, site, p, Miss.REENTRANT)
         block.prev = outer
         hit = block.current = Hit(site, Status.REENTER, regs.flags & TF_IF)
-        self._tell(Phase.MISS, trap, site)
-        self._step(trap, hit)
+        self._execute(trap, block, hit)
 
-    def _step(self, trap: Trap, hit: Hit) -> None:
+    def _execute(self, trap: Trap, block: ControlBlock, hit: Hit) -> None:
+        """Have the displaced instruction executed, in the cheapest way that is right (setup_singlestep).
+
+        What somebody steps by TF is stepped by TF, so that it keeps its debug trap; so is a boosted copy of a probe that
+        a post_handler has joined. An emulation whose memory is not there leaves the fault to the copy.
+        """
+        site, regs = hit.site, trap.regs
+        if not hit.old_flags & TF:
+            if site.boosted and not self._wants_post(site):
+                enter_slot(site, regs, single=False)
+                regs.flags |= hit.old_flags
+                self.control.tell(Phase.BOOST, trap, site)
+                self.control.finish(trap, block, site)
+                return
+            if site.emulate is not None and self._emulated(trap, block, hit, site.emulate):
+                return
         if hit.status is not Status.REENTER:
             hit.status = Status.HIT_SS
-        enter_slot(hit.site, trap.regs)
-        self._tell(Phase.STEP, trap, hit.site)
+        hit.single = bool(hit.old_flags & TF) or self._options.step == "tf" or site.boosted or site.emulate is not None
+        enter_slot(site, regs, hit.single)
+        self.control.tell(Phase.STEP, trap, site)
+
+    def _emulated(self, trap: Trap, block: ControlBlock, hit: Hit, emulate: Callable[[PtRegs, Guest], None]) -> bool:
+        regs = trap.regs
+        before = regs.copy()
+        regs.ip = hit.site.addr
+        regs.flags = regs.flags & ~TF_IF | hit.old_flags
+        try:
+            emulate(regs, self._guest)
+        except GuestMemoryError:
+            regs.assign(before)
+            return False
+        self.control.tell(Phase.EMULATE, trap, hit.site)
+        self._stepped(trap, block, hit)
+        return True
+
+    def _wants_post(self, site: Site) -> bool:
+        """Whether a post_handler is to run. One that is added to a registered struct is seen in step "tf" only: where
+        the copy was chosen at registration, the choice stays (prepare_singlestep, since 5.13)."""
+        if self._options.step == "tf":
+            return any(p.post_handler is not None and not p.disabled for p in site.probes)
+        return any(not p.disabled for p in site.posts)
+
+    def _stepped(self, trap: Trap, block: ControlBlock, hit: Hit) -> None:
+        """The instruction is done: the post_handlers, and the end of the hit (kprobe_post_process)."""
+        site, regs = hit.site, trap.regs
+        if hit.status is not Status.REENTER:
+            hit.status = Status.HIT_SSDONE
+            for p in tuple(site.probes):
+                handler = p.post_handler
+                if handler is not None and not p.disabled:
+                    self.control.run(trap, block, hit, p, "post_handler", regs.copy(), lambda h=handler, p=p: h(p, regs, 0))
+                    self.control.tell(Phase.POST, trap, site, p)
+        self.control.finish(trap, block, site)
 
     def _jprobe_trap(self, trap: Trap, block: ControlBlock, hit: Hit, mirror: Mirror, addr: int) -> bool:
         """An int3 inside a jprobe's handler; True when it is one of its stations."""
-        regs, jprobes, p = trap.regs, self._jprobes, hit.site.probe
+        regs, jprobes, p = trap.regs, self._jprobes, mirror.jprobe.kp
         if jprobes.is_entry(mirror, addr):
             before = mirror.regs.copy()
             before.ip = hit.site.addr
-            self._run(trap, block, hit.site, "jprobe handler", before, lambda: jprobes.call(mirror))
+            self.control.run(trap, block, hit, p, "jprobe handler", before, lambda: jprobes.call(mirror))
             regs.ip = (addr + 1) & MASK64
             return True
         if jprobes.is_return(mirror, addr):
@@ -155,22 +200,22 @@ class Handlers:
                 jprobes.leave(trap.cpu, mirror, regs)
             except KprobePanic:
                 regs.ip = hit.site.addr
-                self._reset(block)
+                self.control.reset(block)
                 raise
             hit.mirror = None
-            self._tell(Phase.JPROBE_RETURN, trap, hit.site)
-            self._step(trap, hit)
+            self.control.tell(Phase.JPROBE_RETURN, trap, hit.site, p)
+            self._execute(trap, block, hit)
             return True
         if jprobes.is_missed_return(addr):
             jprobes.restore(mirror, regs)
             regs.ip = hit.site.addr
-            self._reset(block)
+            self.control.reset(block)
             raise KprobePanic(
                 f"the handler {mirror.jprobe.entry_name} of the jprobe on {p.name} returned without calling "
                 "jprobe_return; the probed function would have been skipped. End the handler with jprobe_return()")
         return False
 
-    def _vanished(self, regs: PtRegs, addr: int) -> bool:
+    def _vanished(self, trap: Trap, addr: int) -> bool:
         """An int3 that is no longer there was taken out while the trap was under way: run what is there now.
 
         The two-byte ``int 3`` (CD 03), which also raises vector 3, is not such a case.
@@ -184,14 +229,15 @@ class Handlers:
                 return False
         if code[1:] == _INT3 or (code == _INT_3 and self._find(addr) is None):
             return False
-        regs.ip = addr
+        trap.regs.ip = addr
+        self.control.emit(ProbeEvent(Phase.MISS, trap.cpu, None, addr, addr, reason=Miss.REMOVED))
         return True
 
     def _debug(self, trap: Trap) -> bool:
         """The end of a step (post_kprobe_handler); anything else that raises #DB is not ours."""
-        regs, block = trap.regs, self._blocks[trap.cpu]
+        regs, block = trap.regs, self.control.blocks[trap.cpu]
         hit = block.current
-        if hit is None or hit.status not in (Status.HIT_SS, Status.REENTER):
+        if hit is None or not hit.single or hit.status not in (Status.HIT_SS, Status.REENTER):
             return False
         site = hit.site
         if trap.dr6 is not None and not trap.dr6 & DR6_BS:
@@ -203,92 +249,8 @@ class Handlers:
         stepped_by_others = bool(hit.old_flags & TF)
         if trap.dr6 is not None and not stepped_by_others:
             trap.dr6 &= ~DR6_BS
-        if hit.status is Status.HIT_SS:
-            hit.status = Status.HIT_SSDONE
-            p, handler = site.probe, site.probe.post_handler
-            if handler is not None and site.registered:
-                self._run(trap, block, site, "post_handler", regs.copy(), lambda: handler(p, regs, 0))
-                self._tell(Phase.POST, trap, site)
-        self._finish(trap, block, site)
+        self._stepped(trap, block, hit)
         return not (others or stepped_by_others)
 
-    def _fault(self, trap: Trap) -> bool:
-        """A fault of the stepped copy, or of guest code that a handler runs (kprobe_fault_handler)."""
-        regs, block = trap.regs, self._blocks[trap.cpu]
-        hit = block.current
-        if hit is None or regs.user_mode:
-            return False
-        site = hit.site
-        if hit.status in (Status.HIT_ACTIVE, Status.HIT_SSDONE):
-            return self._ask_fault_handler(trap, block, site) == 1
-        if regs.ip != site.slot:
-            return False  # in an interrupt handler that came between
-        rewind(site, regs, hit.old_flags)
-        handled = hit.status is Status.HIT_SS and self._ask_fault_handler(trap, block, site) == 1
-        if hit.status is Status.REENTER or site.probe.fault_handler is None:
-            self._tell(Phase.FAULT, trap, site)
-        if handled and regs.ip == site.addr:
-            self._step(trap, hit)
-            return True
-        self._finish(trap, block, site)
-        return handled
-
-    def _ask_fault_handler(self, trap: Trap, block: ControlBlock, site: Site) -> int | None:
-        """Return 1 when the user's fault_handler says that it has handled this, 0 when not, None without one."""
-        p, handler, regs = site.probe, site.probe.fault_handler, trap.regs
-        if handler is None or not site.registered:
-            return None
-        result = self._run(
-            trap, block, site, "fault_handler", regs.copy(), lambda: handler(p, regs, trap.vector))
-        self._tell(Phase.FAULT, trap, site, result)
-        return int(bool(result))
-
-    def _run(
-        self, trap: Trap, block: ControlBlock, site: Site, role: str, undo: PtRegs, call: Callable[[], object],
-    ) -> int:
-        """Run a Python handler and return its result, 0 for None.
-
-        A ``GuestMemoryError`` of it is a page fault in the handler: fault_handler is asked, and may have it ignored.
-        For any other exception the hit ends, the registers become ``undo``, and it leaves as ``HandlerError``.
-        """
-        name = f"the {role} of {site.probe.name}"
-        self.running.append(name)
-        try:
-            try:
-                result = call()
-            except GuestMemoryError:
-                if role == "fault_handler" or not self._pardoned(trap, site):
-                    raise
-                result = None
-            if role in ("pre_handler", "fault_handler") and not isinstance(result, int | None):
-                raise TypeError(f"its result is {result!r}; it must be an int, a bool or None")
-            return result if isinstance(result, int) else 0
-        except BaseException as exc:
-            trap.regs.assign(undo)
-            self._reset(block)
-            if isinstance(exc, Exception) and not isinstance(exc, KprobePanic | HandlerError):
-                raise HandlerError(site.probe.name, role, f"{type(exc).__name__}: {exc}") from exc
-            raise
-        finally:
-            self.running.pop()
-
-    def _pardoned(self, trap: Trap, site: Site) -> bool:
-        handler = site.probe.fault_handler
-        result = handler(site.probe, trap.regs, int(Vector.PF)) if handler is not None else None
-        if handler is not None:
-            self._tell(Phase.FAULT, trap, site, int(bool(result)))
-        return bool(result)
-
-    def _finish(self, trap: Trap, block: ControlBlock, site: Site) -> None:
-        """End the current hit and go back to the one that it interrupted, if any."""
-        block.current, block.prev = block.prev, None
-        self._tell(Phase.RESUME, trap, site)
-        self._settle()
-
-    def _reset(self, block: ControlBlock) -> None:
-        block.current = block.prev = None
-        self._settle()
-
-    def _tell(self, kind: Phase, trap: Trap, site: Site, result: int | None = None) -> None:
-        if self._observer is not None:
-            self._observer(ProbeEvent(kind, trap.cpu, site.probe, site.addr, trap.regs.ip, result))
+def _name(site: Site) -> str:
+    return site.probes[0].name if site.probes else hex(site.addr)

@@ -115,7 +115,6 @@ def decode(data: bytes, addr: int) -> Insn:
     )
 
 
-@lru_cache(maxsize=64)
 def walk(code: bytes, start: int) -> tuple[tuple[int, int, str], ...]:
     """Decode ``code`` linearly: ``(address, length, text)`` of each instruction, up to the first that is none."""
     found: list[tuple[int, int, str]] = []

@@ -5,9 +5,10 @@ A struct is filled in, registered, and read afterwards; the runtime fills in the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import IntEnum, IntFlag
+from enum import IntEnum, IntFlag, StrEnum
 from typing import NoReturn
 
 from kprobes.ptregs import PtRegs
@@ -32,6 +33,16 @@ class Status(IntEnum):
     HIT_SSDONE = 8  # after the step: post_handler
 
 
+class Miss(StrEnum):
+    """Why handlers of a probe did not run although its instruction was executed."""
+
+    REENTRANT = "re-entrant"   # the cpu was inside another hit, or in a busy section (counted in nmissed)
+    FAULT = "handler fault"    # a handler of the probe faulted (counted in nmissed, as kernels did from 2.6.18 to 5.13)
+    MAXACTIVE = "maxactive"    # every instance of a kretprobe was in use (counted in its own nmissed)
+    DISABLED = "disabled"      # another probe at the address was hit, this one is disabled
+    REMOVED = "removed"        # the breakpoint was taken out while its trap was under way
+
+
 @dataclass(eq=False)
 class Kprobe:
     """A probe on one instruction, given by ``symbol_name`` or by ``addr``; ``offset`` bytes are added to either.
@@ -48,6 +59,9 @@ class Kprobe:
     TF and IF of the interrupted program are kept over the hit; what a handler writes to these two is lost (IF, TF in a
     pre_handler that lets the instruction be stepped). Registers other than those are the handler's to change.
 
+    Several probes may sit at one address. The newest runs first; a pre_handler that does not return 0 ends the hit for
+    the older ones, too.
+
     After registration ``addr`` is the resolved address, as in the kernel; so a struct given by symbol_name needs
     ``addr = None`` before it can be registered again.
     """
@@ -62,6 +76,7 @@ class Kprobe:
     opcode: int = field(default=0, init=False)   #: the first byte of the instruction, saved under the int3
     nmissed: int = field(default=0, init=False)  #: hits inside another hit of the same cpu, whose handlers did not run
     hits: int = field(default=0, init=False)     #: hits whose handlers ran
+    misses: Counter[Miss] = field(default_factory=Counter, init=False, repr=False)  #: the same and more, by reason
     jprobe: Jprobe | None = field(default=None, init=False, repr=False)  #: the jprobe that this is a part of
 
     @property

@@ -7,15 +7,21 @@ int3 of ours always finds its site. Every request that is refused leaves guest m
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
-from kprobes.checks import Checks
-from kprobes.errors import KprobeError
-from kprobes.insn import BREAKPOINT
+from kprobes.blacklist import Blacklist
+from kprobes.boost import boosted, can_boost
+from kprobes.checks import Checks, Place
+from kprobes.emulate import emulator, refusal
+from kprobes.errors import KprobeError, Rule
+from kprobes.insn import BREAKPOINT, Fixup, Insn
+from kprobes.options import Options
 from kprobes.port import Guest, GuestMemoryError
 from kprobes.probes import Kprobe, KprobeFlag
+from kprobes.ptregs import TF
 from kprobes.slots import Slots
 from kprobes.step import Site, displaced
+from kprobes.text import Text
 
 _INT3 = bytes([BREAKPOINT])
 
@@ -24,131 +30,240 @@ class Registry:
     """The sites of one guest. ``in_use`` tells whether a cpu is still inside a hit of a site; ``own_text`` whether an
     address lies in the runtime's text outside the slots."""
 
-    def __init__(self, guest: Guest, in_use: Callable[[Site], bool], own_text: Callable[[int], bool]):
+    def __init__(
+        self, guest: Guest, options: Options, in_use: Callable[[Site], bool], own_text: Callable[[int], bool],
+    ):
         self._guest = guest
+        self._options = options
         self._in_use = in_use
         self._sites: dict[int, Site] = {}
-        self._leaving: list[Site] = []  # unregistered while a cpu was inside
+        self._of: dict[Kprobe, Site] = {}
+        self._by_slot: dict[int, Site] = {}
+        self._leaving: list[Site] = []  # without probes, but a cpu may still be inside
+        self._off = False
+        self.text = Text(guest)
         self.slots = Slots(guest)
-        self.checks = Checks(guest, _Opcodes(self._sites), lambda addr: self.slots.owns(addr) or own_text(addr))
+        self.blacklist = Blacklist(guest, lambda addr: self.slots.owns(addr) or own_text(addr))
+        self.checks = Checks(guest, self.text, self.blacklist)
 
     def find(self, addr: int) -> Site | None:
         """Return the site at exactly this address: the look-up of every hit."""
         return self._sites.get(addr)
 
+    def by_slot(self, slot: int) -> Site | None:
+        """Return the site whose copy begins at ``slot``."""
+        return self._by_slot.get(slot)
+
     def site_of(self, p: Kprobe) -> Site | None:
         """Return the site of a registered struct, None when this very struct is not registered."""
-        site = self._sites.get(p.addr) if p.addr is not None else None
-        return site if site is not None and site.probe is p else None
+        return self._of.get(p)
 
     def __iter__(self) -> Iterator[Site]:
         return iter(tuple(self._sites.values()))
 
     def register(self, p: Kprobe) -> Site:
         """Check, prepare, insert and arm (register_kprobe); raise ``KprobeError`` and change nothing on refusal."""
-        if self.site_of(p):
-            raise KprobeError(errno.EINVAL, f"this Kprobe is already registered, on {p.name}")
-        addr = self.checks.resolve(p)
-        symbol = self.checks.place(addr)
-        if addr in self._sites:
-            raise KprobeError(errno.EEXIST, (
-                f"{self.checks.describe(addr)} already has a probe ({self._sites[addr].probe.name}); "
-                "unregister it first, or call both handlers from one"))
-        insn = self.checks.instruction(addr, symbol)
-        slot = self.slots.allocate(addr)
-        site = Site(addr, insn, slot, p)
-        enabled = not p.flags & KprobeFlag.DISABLED
-        try:
-            self.slots.fill(slot, displaced(insn, slot))
-            if enabled:
-                self.arm(site)
-        except BaseException as exc:
-            self.disarm(site)
-            self.slots.release(slot)
-            if isinstance(exc, GuestMemoryError):
-                raise KprobeError(errno.EINVAL, f"the guest's text at {addr:#x} cannot be written: {exc}") from exc
-            raise
-        self.slots.keep(slot)
-        self._sites[addr] = site
-        site.registered = True
-        if p.symbol_name is None:
-            p.offset = 0  # folded into addr, so that the struct can be registered again
-        p.addr = addr
+        place = self.checks.where(p)
+        if p in self._of:
+            raise KprobeError(errno.EINVAL, f"this Kprobe is already registered, on {p.name}", Rule.REGISTERED)
+        self.checks.permit(place)
+        self.settle()
+        site = self._sites.get(place.addr)
+        if site is None or site.gone:
+            site = self._new(p, place)
+        else:
+            self._join(p, site)
+        p.offset = 0 if p.symbol_name is None else p.offset  # folded into addr, so that it can be registered again
+        p.addr = place.addr
         p.opcode = site.opcode
-        p.flags &= KprobeFlag.DISABLED
+        p.flags = p.flags & KprobeFlag.DISABLED | (KprobeFlag.ON_FUNC_ENTRY if place.on_entry else 0)
         p.nmissed = p.hits = 0
+        p.misses.clear()
         return site
+
+    def register_all(self, probes: Iterable[Kprobe], register: Callable[[Kprobe], object]) -> None:
+        """Register in order; when one is refused, take back those before it and raise its error (register_kprobes)."""
+        done: list[Kprobe] = []
+        try:
+            for p in probes:
+                register(p)
+                done.append(p)
+        except BaseException:
+            for p in reversed(done):
+                self.unregister(p)
+            raise
 
     def unregister(self, p: Kprobe) -> None:
         """Disarm, unlink, free (unregister_kprobe). A struct that is not registered loses its addr, as in Linux."""
-        site = self.site_of(p)
+        site = self._of.pop(p, None)
         if site is None:
             p.addr = None
             return
-        self.disarm(site)
-        del self._sites[site.addr]
-        site.registered = False
-        self._leaving.append(site)
+        site.probes.remove(p)
+        site.posts.discard(p)
+        if not site.enabled:
+            self._disarm(site)
+        if not site.probes:
+            if self._sites.get(site.addr) is site:
+                del self._sites[site.addr]
+            self._leaving.append(site)
         self.settle()
 
     def settle(self) -> None:
-        """Free the slots of unregistered sites that no cpu is inside any more: the kernel's grace period."""
+        """Free the slots of sites without probes that no cpu is inside any more: the kernel's grace period."""
+        if not self._leaving:
+            return
         for site in [site for site in self._leaving if not self._in_use(site)]:
             self._leaving.remove(site)
-            self.slots.release(site.slot)
+            if site.boosted:  # no hit tells who is in there; a fault may still come from it, until the slot is used again
+                self.slots.retire(site.slot)
+            else:
+                del self._by_slot[site.slot]
+                self.slots.release(site.slot)
 
     def enable(self, p: Kprobe) -> None:
-        """Put the breakpoint back (enable_kprobe); EINVAL when the struct is not registered."""
+        """Let a probe be hit again (enable_kprobe); EINVAL when the struct is not registered, or its text is gone."""
         site = self._registered(p, "enabled")
-        if not site.armed:
-            self.arm(site)
+        if p.flags & KprobeFlag.GONE:
+            raise KprobeError(errno.EINVAL, (
+                f"the text under the probe on {p.name} is gone, so it cannot be enabled; unregister it"))
+        if not site.armed and not self._off:
+            self._arm(site)
         p.flags &= ~KprobeFlag.DISABLED
 
     def disable(self, p: Kprobe) -> None:
-        """Take the breakpoint out and keep the registration (disable_kprobe); EINVAL when not registered."""
+        """Keep the registration, but let nothing be hit (disable_kprobe); EINVAL when not registered.
+
+        The breakpoint goes when every probe at the address is disabled.
+        """
         site = self._registered(p, "disabled")
-        self.disarm(site)
         p.flags |= KprobeFlag.DISABLED
+        if not site.enabled:
+            self._disarm(site)
 
-    def arm(self, site: Site) -> None:
+    @property
+    def off(self) -> bool:
+        """Whether all probes are disarmed by the global switch; those registered meanwhile are armed with the rest."""
+        return self._off
+
+    def switch(self, off: bool) -> None:
+        """Disarm everything, or arm everything that is enabled (arm_all_kprobes, disarm_all_kprobes).
+
+        A site that cannot be armed does not keep the others from it; ``KprobeError`` (EINVAL) then names it.
+        """
+        self._off = off
+        failed: tuple[Site, GuestMemoryError] | None = None
+        for site in self:
+            if off:
+                self._disarm(site)
+            elif site.enabled and not site.armed:
+                try:
+                    self._arm(site)
+                except GuestMemoryError as exc:
+                    failed = site, exc
+        if failed:
+            site, exc = failed
+            raise KprobeError(errno.EINVAL, (
+                f"the probes are on again, but the text at {self.checks.describe(site.addr)} cannot be written: {exc}"),
+                Rule.ARMING) from exc
+
+    def _new(self, p: Kprobe, place: Place) -> Site:
+        """Make the site of a first probe."""
+        insn = self.checks.instruction(place)
+        self._steppable(insn)
+        before = self._sites.get(place.addr)
+        slot = self.slots.allocate(place.addr)
+        site = Site(place.addr, insn, slot)
+        try:
+            self._prepare(site, p)
+            self._by_slot[slot] = site
+            self._insert(p, site)
+            if site.enabled and not self._off:
+                self._arm(site)
+        except BaseException as exc:
+            self._remove(p, site)
+            self._by_slot.pop(slot, None)
+            self._sites.pop(place.addr, None)
+            if before is not None:
+                self._sites[place.addr] = before
+            self.slots.release(slot)
+            if isinstance(exc, GuestMemoryError):
+                raise KprobeError(
+                    errno.EINVAL, f"the guest's text at {place.addr:#x} cannot be written: {exc}", Rule.ARMING) from exc
+            raise
+        self.slots.keep(slot)
+        return site
+
+    def _join(self, p: Kprobe, site: Site) -> None:
+        """Add a probe to those that are there (register_aggr_kprobe)."""
+        other = next((q.jprobe for q in site.probes if q.jprobe is not None), None)
+        if p.jprobe is not None and other is not None:
+            raise KprobeError(errno.EEXIST, (
+                f"{self.checks.describe(site.addr)} already has a jprobe ({other.entry_name}), and a call has one detour; "
+                "unregister it first, or call both handlers from one"), Rule.AGGREGATE)
+        self._insert(p, site)
+        try:
+            if site.enabled and not site.armed and not self._off:
+                self._arm(site)
+        except GuestMemoryError as exc:
+            self._remove(p, site)
+            raise KprobeError(
+                errno.EINVAL, f"the guest's text at {site.addr:#x} cannot be written: {exc}", Rule.ARMING) from exc
+
+    def _insert(self, p: Kprobe, site: Site) -> None:
+        """Newest first; but a jprobe is last, since it takes the guest away with it."""
+        site.probes.insert(len(site.probes) if p.jprobe is not None else 0, p)
+        if p.post_handler is not None:
+            site.posts.add(p)
+        self._of[p] = site
+        self._sites[site.addr] = site
+
+    def _remove(self, p: Kprobe, site: Site) -> None:
+        if p in site.probes:
+            site.probes.remove(p)
+        site.posts.discard(p)
+        self._of.pop(p, None)
+
+    def _steppable(self, insn: Insn) -> None:
+        refused = refusal(insn) if self._options.step == "int3" else None
+        if refused:
+            code, reason = refused
+            raise KprobeError(
+                code, f"'{insn.text}' at {self.checks.describe(insn.addr)} cannot be probed with step=\"int3\": {reason}",
+                Rule.ROOM if code == errno.ENOSPC else Rule.EMULATION)
+
+    def _prepare(self, site: Site, p: Kprobe) -> None:
+        """Choose how the instruction is executed, and write its copy."""
+        insn, slot = site.insn, site.slot
+        copy = displaced(insn, slot)
+        if self._options.step == "int3":
+            site.emulate = emulator(insn)
+        fixup = self._guest.fixup(site.addr) is not None
+        sets_tf = insn.owns & TF and insn.fixup is Fixup.MOVE_IP  # popf: a debugger would see the jump back
+        site.boosted = bool(
+            self._options.boost and p.post_handler is None and not sets_tf and can_boost(insn, fixup))
+        self.slots.fill(slot, boosted(insn, slot, copy) if site.boosted else copy)
+
+    def _arm(self, site: Site) -> None:
         """Write the int3 and make every cpu see it."""
-        self._guest.write(site.addr, _INT3)
+        self.text.write(site.addr, _INT3)
         site.armed = True
-        self._guest.sync_cores()
 
-    def disarm(self, site: Site) -> None:
+    def _disarm(self, site: Site) -> None:
         """Write the saved byte back; a byte that is no longer our int3 belongs to somebody else by now and stays."""
         if not site.armed:
             return
         site.armed = False
         try:
             if self._guest.read(site.addr, 1) == _INT3:
-                self._guest.write(site.addr, bytes([site.opcode]))
+                self.text.restore(site.addr)
+                return
         except GuestMemoryError:
             pass  # the text is gone altogether
-        self._guest.sync_cores()
+        self.text.forget(site.addr, site.addr + 1)
 
     def _registered(self, p: Kprobe, what: str) -> Site:
         site = self.site_of(p)
         if site is None:
             raise KprobeError(errno.EINVAL, f"the probe on {p.name} is not registered, so it cannot be {what}")
         return site
-
-
-class _Opcodes(Mapping[int, int]):
-    """The saved bytes of the armed sites, by address."""
-
-    def __init__(self, sites: Mapping[int, Site]):
-        self._sites = sites
-
-    def __getitem__(self, addr: int) -> int:
-        site = self._sites[addr]
-        if not site.armed:
-            raise KeyError(addr)
-        return site.opcode
-
-    def __iter__(self) -> Iterator[int]:
-        return (addr for addr, site in self._sites.items() if site.armed)
-
-    def __len__(self) -> int:
-        return sum(site.armed for site in self._sites.values())

@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator, Sequence
 
-from kprobes.errors import KprobeError
+from kprobes.blacklist import Blacklist
+from kprobes.errors import KprobeError, Rule
 from kprobes.events import Observer
 from kprobes.handlers import Handlers
 from kprobes.jprobes import Jprobes, kprobe_of
+from kprobes.options import Options
 from kprobes.port import Guest, Trap
 from kprobes.probes import Jprobe, Kprobe
 from kprobes.registry import Registry
 from kprobes.step import Site
+
+_DEFAULT = Options()
 
 
 class Kprobes:
     """Probes on one guest.
 
     ``observer``, a callable or an object with a method ``on_probe``, receives a ``ProbeEvent`` for each phase of a hit.
+    ``options`` say how displaced instructions are executed.
 
     Requests raise ``KprobeError`` with the kernel's errno and have then changed nothing. From inside a handler every
     request is refused with EDEADLK: in 2004 it would have waited for the lock that the hit holds.
     """
 
-    def __init__(self, guest: Guest, observer: object = None):
+    def __init__(self, guest: Guest, observer: object = None, options: Options = _DEFAULT):
         self._guest = guest
+        self.options = options
         self._jprobes = Jprobes(guest)
-        self._registry = Registry(guest, self._in_use, self._jprobes.owns)
-        self._handlers = Handlers(
-            guest, self._registry.find, self._jprobes, self._registry.settle, _as_callable(observer))
+        self._registry = Registry(guest, options, self._in_use, self._jprobes.owns)
+        self._handlers = Handlers(guest, self._registry, self._jprobes, options, _as_callable(observer))
 
     def register_kprobe(self, p: Kprobe) -> None:
-        """Plant a probe; it is armed when this returns, unless its flags say DISABLED."""
+        """Plant a probe; it is armed when this returns, unless its flags say DISABLED or the global switch is off."""
         self._not_in_handler("register_kprobe")
         if p.jprobe is not None:
             raise KprobeError(errno.EINVAL, "this Kprobe belongs to a Jprobe; use register_jprobe")
         self._registry.register(p)
+
+    def register_kprobes(self, probes: Sequence[Kprobe]) -> None:
+        """Plant several, in order; when one is refused, none of them stays. EINVAL when there is none."""
+        self._some("register_kprobes", probes)
+        self._registry.register_all(probes, self.register_kprobe)
 
     def unregister_kprobe(self, p: Kprobe) -> None:
         """Remove a probe. No handler of it runs after this; a cpu that is inside a hit finishes the instruction.
@@ -45,25 +57,41 @@ class Kprobes:
         self._not_in_handler("unregister_kprobe")
         self._registry.unregister(p)
 
+    def unregister_kprobes(self, probes: Sequence[Kprobe]) -> None:
+        """Remove several; those that are not registered have their ``addr`` set to None, and the others go."""
+        for p in probes:
+            self.unregister_kprobe(p)
+
     def enable_kprobe(self, p: Kprobe | Jprobe) -> None:
-        """Arm a disabled probe again; EINVAL when it is not registered."""
+        """Arm a disabled probe again; EINVAL when it is not registered, or its text is gone."""
         self._not_in_handler("enable_kprobe")
         self._registry.enable(kprobe_of(p))
 
     def disable_kprobe(self, p: Kprobe | Jprobe) -> None:
-        """Take a probe's breakpoint out and keep its registration; EINVAL when it is not registered."""
+        """Take a probe out of hits and keep its registration; EINVAL when it is not registered."""
         self._not_in_handler("disable_kprobe")
         self._registry.disable(kprobe_of(p))
+
+    @property
+    def enabled(self) -> bool:
+        """The global switch (debugfs ``kprobes/enabled``). While it is off no probe is armed, nor is one that is registered
+        then; turning it on arms all that are not DISABLED, which the switch itself never sets."""
+        return not self._registry.off
+
+    @enabled.setter
+    def enabled(self, on: bool) -> None:
+        self._not_in_handler("the global switch")
+        self._registry.switch(off=not on)
 
     def register_jprobe(self, jp: Jprobe) -> None:
         """Plant a jprobe; the address has to be the function's entry for its arguments to be right."""
         self._not_in_handler("register_jprobe")
         if self._registry.site_of(jp.kp):
-            raise KprobeError(errno.EINVAL, f"this Jprobe is already registered, on {jp.kp.name}")
+            raise KprobeError(errno.EINVAL, f"this Jprobe is already registered, on {jp.kp.name}", Rule.REGISTERED)
         if jp.symbol_name is not None or jp.addr is not None:  # else the address was written into kp, as in C
             jp.kp.symbol_name, jp.kp.offset, jp.kp.addr = jp.symbol_name, jp.offset, jp.addr
         self._jprobes.prepare(jp, self._registry.checks)
-        made = self._jprobes.acquire(self._registry.checks.resolve(jp.kp))
+        made = self._jprobes.acquire(self._registry.checks.where(jp.kp).addr)
         try:
             self._registry.register(jp.kp)
         except BaseException:
@@ -76,19 +104,45 @@ class Kprobes:
         self._not_in_handler("unregister_jprobe")
         self._registry.unregister(jp.kp)
 
+    def register_jprobes(self, jprobes: Sequence[Jprobe]) -> None:
+        """Plant several, in order; when one is refused, none of them stays. EINVAL when there is none."""
+        self._some("register_jprobes", jprobes)
+        by_kp = {jp.kp: jp for jp in jprobes}
+        self._registry.register_all(by_kp, lambda kp: self.register_jprobe(by_kp[kp]))
+
+    def unregister_jprobes(self, jprobes: Sequence[Jprobe]) -> None:
+        """Remove several."""
+        for jp in jprobes:
+            self.unregister_jprobe(jp)
+
+    @contextlib.contextmanager
+    def busy(self, cpu: int) -> Iterator[None]:
+        """A section in which this cpu's hits run no handlers and count as missed (kprobe_busy_begin, kprobe_busy_end)."""
+        block = self._handlers.control.blocks[cpu]
+        block.busy += 1
+        try:
+            yield
+        finally:
+            block.busy -= 1
+
     def get_kprobe(self, addr: int) -> Kprobe | None:
-        """Return the probe at exactly this address, or None."""
+        """Return the newest probe at exactly this address, or None."""
         site = self._registry.find(addr)
-        return None if site is None else site.probe
+        return None if site is None else site.probes[0]
 
     def kprobe_running(self, cpu: int) -> Kprobe | None:
         """Return the probe that this cpu is inside of: in a handler, a jprobe's guest handler, or its slot."""
-        return self._handlers.current(cpu)
+        return self._handlers.control.current(cpu)
 
     @property
     def registered(self) -> tuple[Kprobe, ...]:
-        """All registered probes, those of jprobes included, by address."""
-        return tuple(site.probe for site in sorted(self._registry, key=lambda site: site.addr))
+        """All registered probes, those of jprobes included, by address, and at one address the newest first."""
+        return tuple(p for site in sorted(self._registry, key=lambda site: site.addr) for p in site.probes)
+
+    @property
+    def blacklist(self) -> Blacklist:
+        """What must not be probed; ``add_symbol`` and ``add_area`` forbid more."""
+        return self._registry.blacklist
 
     @property
     def jprobe_return(self) -> int:
@@ -127,13 +181,18 @@ class Kprobes:
         """
         return self._handlers.on_trap(trap)
 
+    @staticmethod
+    def _some(request: str, probes: Sequence[object]) -> None:
+        if not probes:
+            raise KprobeError(errno.EINVAL, f"{request} was given no probes")
+
     def _in_use(self, site: Site) -> bool:
-        return self._handlers.in_use(site)
+        return self._handlers.control.in_use(site)
 
     def _not_in_handler(self, request: str) -> None:
-        if self._handlers.running:
+        if self._handlers.control.running:
             raise KprobeError(errno.EDEADLK, (
-                f"{request} was called from inside {self._handlers.running[-1]}; do it after the run, or stop the run "
+                f"{request} was called from inside {self._handlers.control.running[-1]}; do it after the run, or stop the run "
                 "from the handler first"))
 
 

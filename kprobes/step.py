@@ -1,49 +1,63 @@
-"""Stepping a displaced instruction: the copy with its operand rewritten, the way into the slot, and the way out.
+"""Executing a displaced instruction: the copy with its operand rewritten, the way into the slot, and the way out.
 
 The algebra, with ``delta`` = probed address - slot:
 
-    into the slot     ip = slot; TF = 1; IF = 0                 exactly one instruction, no interrupt can see the slot
+    into the slot     ip = slot; IF = 0                         no interrupt can see the slot
+      step "tf"       TF = 1                                    exactly one instruction, then #DB
+      step "int3"     TF = 0                                    up to the int3 behind the copy
     relative          ip += delta                               straight-line code, relative branches, REP iterations
+      step "int3"     ip += delta - 1
     call              [sp] += delta                             and ip += delta when the target was relative
     pushf             TF, IF of the image at [sp] = as at the hit
     flags             TF, IF = as at the hit, except those that the instruction itself decides (cli, sti, popf, iret)
     fault             ip = probed address; TF, IF = as at the hit; nothing on the stack, since nothing was executed
 
-Sources: prepare_singlestep and resume_execution, arch/x86_64/kernel/kprobes.c, 2004, with the later corrections.
+Sources: prepare_singlestep and resume_execution, arch/x86_64/kernel/kprobes.c, 2004, with the later corrections;
+setup_singlestep and kprobe_post_process, arch/x86/kernel/kprobes/core.c, since 5.13.
 """
 
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from kprobes.errors import KprobeError
+from kprobes.errors import KprobeError, Rule
 from kprobes.insn import Fixup, Insn
 from kprobes.port import Guest
 from kprobes.probes import Kprobe
-from kprobes.ptregs import IF, MASK64, TF, TF_IF, PtRegs
+from kprobes.ptregs import MASK64, TF, TF_IF, PtRegs
 from kprobes.slots import distance
 
 
 @dataclass(eq=False, slots=True)
 class Site:
-    """A probed address: the saved byte, the decoded instruction, its slot, and the probe that sits there.
+    """A probed address: the decoded instruction, its slot, and the probes that sit there, the newest first.
 
-    One probe to an address for now; several at one address would hang here, sharing opcode and slot. A hit holds on to
-    its site, so that it can be finished when the probe is unregistered meanwhile (``registered`` is then False).
+    A hit holds on to its site, so that it can be finished when the probes are unregistered meanwhile. ``boosted``: the
+    copy in the slot is followed by a jump back, else by int3. ``emulate`` does what the instruction does, in the
+    registries that step by int3. ``posts`` are the probes that were registered with a post_handler.
     """
 
     addr: int
     insn: Insn
     slot: int
-    probe: Kprobe
+    boosted: bool = False
+    emulate: Callable[[PtRegs, Guest], None] | None = None
+    probes: list[Kprobe] = field(default_factory=list[Kprobe])
+    posts: set[Kprobe] = field(default_factory=set[Kprobe])
     armed: bool = False
-    registered: bool = False
+    gone: bool = False
 
     @property
     def opcode(self) -> int:
         """The byte that the int3 covers."""
         return self.insn.data[0]
+
+    @property
+    def enabled(self) -> bool:
+        """Whether one of its probes wants to be hit."""
+        return any(not p.disabled for p in self.probes)
 
 
 def displaced(insn: Insn, slot: int) -> bytes:
@@ -61,20 +75,23 @@ def displaced(insn: Insn, slot: int) -> bytes:
     if not -(1 << 31) <= new < 1 << 31:
         raise KprobeError(errno.EINVAL, (
             f"'{insn.text}' at {insn.addr:#x} reaches {old:+#x} from there, which is not within 2 GiB of its copy at "
-            f"{slot:#x}; give the guest a text page nearer to the data"))
+            f"{slot:#x}; give the guest a text page nearer to the data"), Rule.INSTRUCTION)
     copy = bytearray(insn.data)
     copy[field] = new.to_bytes(4, "little", signed=True)
     return bytes(copy)
 
 
-def enter_slot(site: Site, regs: PtRegs) -> None:
-    """Make the return from the trap execute the copy, and only that."""
+def enter_slot(site: Site, regs: PtRegs, single: bool) -> None:
+    """Make the return from the trap execute the copy: with ``single``, only that, by TF."""
     regs.ip = site.slot
-    regs.flags = (regs.flags | TF) & ~IF
+    regs.flags = regs.flags & ~TF_IF | (TF if single else 0)
 
 
 def leave_slot(site: Site, regs: PtRegs, old_flags: int, guest: Guest) -> None:
-    """Make registers and stack those after the original; ``old_flags`` are TF and IF at the hit."""
+    """Make registers and stack those after the original; ``old_flags`` are TF and IF at the hit.
+
+    ``regs.ip`` is where the copy has led, as if there were no int3 behind it.
+    """
     insn = site.insn
     delta = site.addr - site.slot
     if insn.fixup is Fixup.PUSHF:

@@ -12,7 +12,7 @@ from hw.bus import HIGH_BASE
 from hw.config import Config
 from hw.isa.facts import VECTORS, DebugReg, SysReg, Vector
 from kprobes import GuestMemoryError as KprobesMemoryError
-from kprobes import HandlerError, Jprobe, Kprobe, KprobeError, KprobePanic, Kprobes, PtRegs, Symbols
+from kprobes import HandlerError, Jprobe, Kprobe, KprobeError, KprobePanic, Kprobes, Options, PtRegs, Symbols
 from kprobes import Trap as ProbeTrap
 from sim.deliveries import Deliveries, shutdown_text
 from sim.elf import Image, SymbolTable, load_elf
@@ -23,7 +23,7 @@ from sim.memento import Memento
 from sim.memory import GuestMemory, GuestMemoryError
 
 #: This module is the one door to the runtime; what plants probes from within `sim` takes these from here.
-__all__ = ["HandlerError", "Jprobe", "Kprobe", "KprobeError", "KprobePanic", "Machine", "PtRegs", "RunResult"]
+__all__ = ["HandlerError", "Jprobe", "Kprobe", "KprobeError", "KprobePanic", "Machine", "Options", "PtRegs", "RunResult"]
 
 PT_REGS_BYTES = len(PtRegs().pack())
 PAGE = 4096
@@ -34,6 +34,8 @@ STACK_BYTES = 192 << 10
 
 #: A run that waits for a boundary gives up after so many cycles.
 PATIENCE = 10_000
+
+_DEFAULT_OPTIONS = Options()
 
 _HAS_ERROR = {row.number for row in VECTORS if row.has_error}
 
@@ -75,7 +77,7 @@ class Machine:
     `image` is a path or a `sim.elf.Image`. `engine` is a name, or an open engine, which is reset, its RAM cleared, and left
     open at the end: starting one takes seconds. The clock stands still between calls: memory, registers and events may be
     read then, memory may be written at any time, registers at a boundary. Retire events are kept with
-    ``record=Recording.ALL`` only.
+    ``record=Recording.ALL`` only. `probes` says how probed instructions are executed.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Machine:
         wait_seed: int | None = None,
         record: Recording = Recording.TRAPS,
         soc_factory: SocFactory = default_soc,
+        probes: Options = _DEFAULT_OPTIONS,
     ):
         if isinstance(image, (str, Path)):
             image = load_elf(image)
@@ -116,7 +119,7 @@ class Machine:
         ram_bytes = config.ram_bytes
         area = max(ram_bytes - STACK_BYTES - SLOT_PAGES * PAGE, ram_bytes // 2) & -PAGE
         self._free_pages = [area + PAGE * i for i in range(SLOT_PAGES) if area + PAGE * (i + 1) <= ram_bytes - PAGE]
-        self.kprobes = Kprobes(_Guest(self), self._on_probe)
+        self.kprobes = Kprobes(_Guest(self), self._on_probe, probes)
         if image is not None:
             self.load_image(image)
 
@@ -385,6 +388,12 @@ class _Guest:
     def stack_end(self, cpu: int, sp: int) -> int:
         ram = self._machine.engine.config.ram_bytes
         return ram + (HIGH_BASE if sp >= HIGH_BASE else 0)
+
+    def fixup(self, addr: int) -> int | None:
+        return None
+
+    def settled(self, start: int, end: int) -> bool:
+        return not any(start <= hart.regs.rip < end for hart in self._machine.harts)
 
     def sync_cores(self) -> None:
         """Nothing at once: every write marked the harts, and they fetch again before they run on."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
-from kprobes import GuestMemoryError, Kprobes, PtRegs, Symbol, Trap
+from kprobes import GuestMemoryError, Kprobes, Options, PtRegs, Symbol, Trap
 from tests.kprobes.fakecpu import IF, MASK64, TF, Cpu, Fault
 
 TEXT = 0xFFFFFFFF80100000
@@ -21,6 +21,12 @@ STACK = 0xFFFFFFFF80300000
 STACK_SIZE = 0x4000
 HOME = 0xFFFFFFFF80400000  # where a called function returns to: the end of a run
 DR6 = 0xFFFF0FF0
+
+#: The ways of executing displaced instructions; a test with the fixture ``every_mode`` runs in each.
+MODES = {
+    "tf": Options(), "int3": Options(step="int3"),
+    "tf-boost": Options(boost=True), "int3-boost": Options(step="int3", boost=True),
+}
 
 
 @functools.lru_cache(maxsize=256)
@@ -118,7 +124,9 @@ class UnhandledTrap(Exception):
 class FakeMachine:
     """One guest image, ``cpus`` cpus, and a runtime on it as ``kprobes``."""
 
-    def __init__(self, source="", *, text=TEXT, cpus=1, text_pages=64, page_distance=0x10000000, blacklist=()):
+    mode = MODES["tf"]  # what ``every_mode`` sets
+
+    def __init__(self, source="", *, text=TEXT, cpus=1, text_pages=64, page_distance=0x10000000, blacklist=(), options=None):
         sections, symbols = assemble(source, text)
         self.memory = Memory()
         self.text = []
@@ -142,7 +150,7 @@ class FakeMachine:
         self.guest_trap = {}   # vector -> function(machine, trap), the guest's own handler, for traps not consumed
         self.injections = []   # (condition(cpu), "irq" | "nmi", handler address)
         self.depth = 0
-        self.kprobes = Kprobes(self, self.events.append)
+        self.kprobes = Kprobes(self, self.events.append, options or self.mode)
 
     def read(self, addr, n):
         return self.memory.peek(addr, n)
@@ -175,6 +183,12 @@ class FakeMachine:
 
     def sync_cores(self):
         self.syncs += 1
+
+    def fixup(self, addr):
+        return None
+
+    def settled(self, start, end):
+        return not any(start <= cpu.regs.ip < end for cpu in self.cpu)
 
     def __getitem__(self, name):
         """Return the address of a symbol."""

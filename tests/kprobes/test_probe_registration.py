@@ -194,13 +194,6 @@ def test_again_by_address_keeps_its_address(m):
         m.kprobes.unregister_kprobe(p)
 
 
-def test_R14_second_struct_at_the_address(m):
-    p = Kprobe(symbol_name="add3")
-    m.kprobes.register_kprobe(p)
-    refused(m, Kprobe(addr=m["add3"]), errno.EEXIST, "add3 already has a probe")
-    assert m.kprobes.get_kprobe(m["add3"]) is p
-
-
 def test_R15_no_slot_memory(m):
     m.text_pages = 0
     refused(m, Kprobe(symbol_name="add3"), errno.ENOMEM, "no page left")
@@ -298,9 +291,9 @@ def test_R28_control_flow_integrity_symbols():
 
 
 def test_R30_only_disabled_may_be_passed(m):
-    p = Kprobe(symbol_name="add3", flags=0xFF)
-    m.kprobes.register_kprobe(p)
-    assert p.flags == KprobeFlag.DISABLED
+    entry, inside = Kprobe(symbol_name="add3", flags=0xFF), Kprobe(symbol_name="add3", offset=4, flags=0xFF)
+    m.kprobes.register_kprobes([entry, inside])
+    assert entry.flags == KprobeFlag.DISABLED | KprobeFlag.ON_FUNC_ENTRY and inside.flags == KprobeFlag.DISABLED
 
 
 def test_R31_registered_disabled(m):

@@ -1,0 +1,135 @@
+"""What each cpu is doing, and the running of Python handlers in it: what all kinds of traps have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kprobes.errors import HandlerError, KprobePanic
+from kprobes.events import Observer, Phase, ProbeEvent
+from kprobes.jprobes import Mirror
+from kprobes.port import Guest, GuestMemoryError, Trap
+from kprobes.probes import Kprobe, Miss, Status
+from kprobes.ptregs import PtRegs, Vector
+from kprobes.step import Site
+
+
+@dataclass(eq=False, slots=True)
+class Hit:
+    """One hit under way on one cpu. ``old_flags`` are TF and IF as the int3 found them; ``child`` is the probe whose
+    handler runs; ``single`` tells that the slot is stepped by TF rather than up to the int3 behind the copy."""
+
+    site: Site
+    status: Status
+    old_flags: int
+    mirror: Mirror | None = None
+    child: Kprobe | None = None
+    single: bool = True
+
+
+@dataclass(eq=False, slots=True)
+class ControlBlock:
+    """What one cpu is doing, and the one level that it can be interrupted in (struct kprobe_ctlblk). ``busy`` counts
+    the sections that no handler may run in (kprobe_busy_begin)."""
+
+    current: Hit | None = None
+    prev: Hit | None = None
+    busy: int = 0
+
+
+class Control:
+    """The control blocks of all cpus. ``settle`` is called whenever a hit has ended."""
+
+    def __init__(self, guest: Guest, settle: Callable[[], None], observer: Observer | None):
+        self._settle = settle
+        self._observer = observer
+        self.blocks = [ControlBlock() for _ in range(guest.cpus)]
+        self.running: list[str] = []  # names of the Python handlers that are being executed, innermost last
+
+    def in_use(self, site: Site) -> bool:
+        """Whether a cpu is inside a hit of this site."""
+        return any(hit is not None and hit.site is site
+                   for block in self.blocks for hit in (block.current, block.prev))
+
+    def current(self, cpu: int) -> Kprobe | None:
+        """Return the probe that this cpu is inside of (kprobe_running); of several at one address, the one whose handler
+        runs, else the newest."""
+        hit = self.blocks[cpu].current
+        if hit is None:
+            return None
+        return hit.child or next(iter(hit.site.probes), None)
+
+    def run(
+        self, trap: Trap, block: ControlBlock, hit: Hit, p: Kprobe, role: str, undo: PtRegs, call: Callable[[], object],
+    ) -> int:
+        """Run a Python handler and return its result, 0 for None.
+
+        A ``GuestMemoryError`` of it is a page fault in the handler: fault_handler is asked, and may have it ignored.
+        For any other exception the hit ends, the registers become ``undo``, and it leaves as ``HandlerError``.
+        """
+        outer, hit.child = hit.child, p
+        self.running.append(f"the {role} of {p.name}")
+        try:
+            try:
+                result = call()
+            except GuestMemoryError:
+                if role == "fault_handler" or not self._pardoned(trap, hit, p):
+                    raise
+                result = None
+            if role in ("pre_handler", "fault_handler") and not isinstance(result, int | None):
+                raise TypeError(f"its result is {result!r}; it must be an int, a bool or None")
+            return result if isinstance(result, int) else 0
+        except BaseException as exc:
+            trap.regs.assign(undo)
+            self.reset(block)
+            if isinstance(exc, Exception) and not isinstance(exc, KprobePanic | HandlerError):
+                raise HandlerError(p.name, role, f"{type(exc).__name__}: {exc}") from exc
+            raise
+        finally:
+            hit.child = outer
+            self.running.pop()
+
+    def _pardoned(self, trap: Trap, hit: Hit, p: Kprobe) -> bool:
+        """Whether the fault_handler lets its handler's page fault pass."""
+        handler = p.fault_handler
+        self.count_fault(trap, hit)
+        result = handler(p, trap.regs, int(Vector.PF)) if handler is not None else None
+        if handler is not None:
+            self.tell(Phase.FAULT, trap, hit.site, p, int(bool(result)))
+        return bool(result)
+
+    def finish(self, trap: Trap, block: ControlBlock, site: Site) -> None:
+        """End the current hit and go back to the one that it interrupted, if any."""
+        block.current, block.prev = block.prev, None
+        self.tell(Phase.RESUME, trap, site)
+        self._settle()
+
+    def reset(self, block: ControlBlock) -> None:
+        """Drop every hit of a cpu."""
+        block.current = block.prev = None
+        self._settle()
+
+    def miss(self, trap: Trap, site: Site, p: Kprobe, reason: Miss) -> None:
+        """Note that the handlers of a probe do not run, and why."""
+        p.misses[reason] += 1
+        self.tell(Phase.MISS, trap, site, p, reason=reason)
+
+    def count_fault(self, trap: Trap, hit: Hit) -> None:
+        """Count a fault in a handler of a hit (kprobes_inc_nmissed_count in kprobe_fault_handler, to 5.13)."""
+        for p in [hit.child] if hit.child is not None else hit.site.probes:
+            p.nmissed += 1
+            self.miss(trap, hit.site, p, Miss.FAULT)
+
+    def tell(
+        self, kind: Phase, trap: Trap, site: Site, p: Kprobe | None = None, result: int | None = None,
+        reason: Miss | None = None,
+    ) -> None:
+        """Tell the observer of a phase; without ``p`` it is that of the newest probe at the site."""
+        if self._observer is not None:
+            p = p or next(iter(site.probes), None)
+            self.emit(ProbeEvent(kind, trap.cpu, p, site.addr, trap.regs.ip, result, reason))
+
+    def emit(self, event: ProbeEvent) -> None:
+        """Give an event to whoever watches."""
+        if self._observer is not None:
+            self._observer(event)
