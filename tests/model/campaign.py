@@ -109,8 +109,13 @@ def report(rig: Rig, seed: int, number: int) -> Iterator[str]:
     for address, line in small.listing():
         yield f"  {address:#x}: {line}" + ("   <--" if last and last[-1] == address else "")
     yield "last steps of the model: " + ", ".join(f"{pc:#x}" for pc in last[-12:])
-    vendor = "" if rig.model.vendor == "intel" else f" --vendor {rig.model.vendor}"
-    yield f"to repeat: python -m tests.model.campaign --seed {seed} --number {number}{vendor}"
+    yield repeat(seed, number, rig.model.vendor)
+
+
+def repeat(seed: int, number: int, vendor: str) -> str:
+    """Return the command that runs a program again."""
+    option = "" if vendor == "intel" else f" --vendor {vendor}"
+    return f"to repeat: python -m tests.model.campaign --seed {seed} --number {number}{option}"
 
 
 def new_rig(vendor: str = "intel") -> Rig:
@@ -153,15 +158,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tasks = [(options.seed, numbers[n :: options.jobs], options.vendor) for n in range(options.jobs)]
         with ProcessPoolExecutor(options.jobs) as pool:
             results = list(pool.map(_worker, tasks))
-    return summary(results, options.seed, time.monotonic() - began)
+    return summary(results, options.seed, options.vendor, time.monotonic() - began)
 
 
-def summary(results: Sequence[Result], seed: int, seconds: float) -> int:
+def summary(results: Sequence[Result], seed: int, vendor: str, seconds: float) -> int:
     """Print what was found; the exit code."""
     failures = sorted(failure for result in results for failure in result.failures)
     for number, line in failures:
         print(f"program {number}: {line}")
-        print(f"    to repeat: python -m tests.model.campaign --seed {seed} --number {number}")
+        print(f"    {repeat(seed, number, vendor)}")
     programs, items = sum(r.programs for r in results), sum(r.items for r in results)
     ends = sum((r.ends for r in results), Counter[str]())
     unknown = sum((r.unmodelled for r in results), Counter[str]())

@@ -238,7 +238,7 @@ class Plain:
 
     def _bmi(self, insn: Insn, values: ctypes.Array[ctypes.c_uint64]) -> None:
         """On silicon: CF of BLSI is set unless the source is 0; BZHI from a bit beyond the operand keeps the whole of it; PDEP of
-        32 bits clears the upper half."""
+        32 bits clears the upper half; BEXTR shifts an operand of 32 bits as one of 32 and keeps bit 63 of a long field."""
         size = 8 if insn.wide else 4
         if insn.opcode == 0xF3 and insn.modrm >> 3 & 7 == 3:
             values[17] ^= CF
@@ -250,6 +250,13 @@ class Plain:
             values[17] = values[17] & ~(ZF | SF) | (0 if result else ZF) | (SF if result >> 8 * size - 1 else 0)
         elif insn.opcode == 0xF5 and size == 4:
             values[insn.reg] &= 0xFFFFFFFF
+        elif insn.opcode == 0xF7 and not insn.data[insn.at - 2] & 3:
+            control = self._before[~insn.data[insn.at - 2] >> 3 & 15]
+            loads = self.memory.loads
+            source = self._before[insn.rm] if insn.modrm >= 0xC0 else int.from_bytes(self.memory.peek(*loads[-1]), "little")
+            field = (source & ((1 << 8 * size) - 1)) >> (control & 0xFF)
+            result = values[insn.reg] = field & ((1 << (control >> 8 & 0xFF)) - 1)
+            values[17] = values[17] & ~ZF | (0 if result else ZF)
 
     def _put(self, rip: int, data: bytes) -> None:
         """Replace the bytes of the instruction, behind the emulator's back."""

@@ -52,6 +52,18 @@ def test_a_plain_instruction_changes_registers_and_flags(model):
     assert model.state.rip == CODE + 3
 
 
+@pytest.mark.parametrize(("code", "control", "expected"), [
+    (b"\xc4\xe2\x70\xf7\xc3", 0x1B0A, 0x2D3A8D),               # bextr eax, ebx, ecx: 27 bits from bit 10 of 32
+    (b"\xc4\xe2\xf0\xf7\xc3", 0x1B0A, 0x6AD3A8D),              # bextr rax, rbx, rcx: of 64
+    (b"\xc4\xe2\xf0\xf7\xc3", 0x8000, 0xFFA1441AB4EA343E),     # more bits than there are: all 64
+    (b"\xc4\xe2\x70\xf7\xc3", 0x0000, 0),
+])
+def test_bextr_is_that_of_silicon(model, code, control, expected):
+    """The emulator shifts 64 bits for an operand of 32, and loses bit 63 of a long field."""
+    run(model, code, rbx=0xFFA1441AB4EA343E, rcx=control, rax=1)
+    assert model.state.regs[0] == expected and bool(model.state.rflags & ZF) == (expected == 0)
+
+
 def test_memory_is_the_same_in_the_alias(model):
     run(model, b"\x48\x89\x03\x48\x8b\x0e", 2, rax=0x1122, rbx=HIGH + 0x50000, rsi=0x50000)
     assert model.state.regs[1] == 0x1122
