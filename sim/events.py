@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar, TypeVar
@@ -156,8 +156,8 @@ def _retire(record: RetireRecord) -> Retire:
     )
 
 
-def from_records(records: Records, retires: bool = True) -> list[Event]:
-    """Return the events of an engine's records, by cycle; Retire events only if asked for."""
+def from_records(records: Records, retires: bool | Container[int] = True) -> list[Event]:
+    """Return the events of an engine's records, by cycle; Retire events only if asked for: all, or those at addresses."""
     events: list[Event] = []
     for record in records.retires:
         flags = record.flags
@@ -167,7 +167,7 @@ def from_records(records: Records, retires: bool = True) -> list[Event]:
             what = record.trap_vector, error, record.trap_rip, record.trap_addr, record.trap_class
             events.append(Trap(*where, *what))
         if flags & RetireFlag.VALID:
-            if retires:
+            if retires is True or (retires and record.pc in retires):
                 events.append(_retire(record))
             if flags & RetireFlag.LAST and flags & RetireFlag.DELIVER:
                 events.append(Deliver(record.hart, record.cycle, record.next_pc))

@@ -88,6 +88,7 @@ PROGRAMS = {p.name: p for p in (
     Program("irq",         "waits for N external interrupts",                   3,   20, host=False, ends="interrupts"),
     Program("doublefault", "a fault whose gate is not present",                host=False),
     Program("triple",      "a fault with no IDT",                              host=False, ends="shutdown"),
+    Program("disturbed",   "a function to probe while interrupts come",         4,   40, host=False),
     Program("jprobe",      "a probed function and a jprobe handler in C",       4,   40, host=False),
 )}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -107,6 +107,8 @@ class Machine:
         self.engine: Engine = engine
         self.engine.record(record)
         self._record = record
+        #: Addresses whose instructions get Retire events, with Recording.ALL; None: all.
+        self.watch: Container[int] | None = None
         self.mem = GuestMemory(self.engine, self._memory_changed)
         self.harts = [HartView(self.engine, number) for number in range(harts)]
         self.events = EventLog()
@@ -231,7 +233,8 @@ class Machine:
         return None
 
     def _drained(self) -> list[Event]:
-        return from_records(self.engine.drain(), self._record == Recording.ALL)
+        retires = self._record == Recording.ALL and (True if self.watch is None else self.watch)
+        return from_records(self.engine.drain(), retires)
 
     def _stop_on(self, until: str | int | StopOn | None) -> StopOn:
         if until is None:
