@@ -87,7 +87,10 @@ class TrapPortCall(Event):
 
 @dataclass(frozen=True, slots=True)
 class ProbePhase(Event):
-    """A phase of a probe hit (`kprobes` names them), in the cycle of the TrapPortCall that it belongs to."""
+    """A phase of a probe hit (`kprobes` names them), in the cycle of the TrapPortCall that it belongs to.
+
+    `result` is what a handler returned, `reason` why handlers were not run.
+    """
 
     kind: ClassVar[str] = "probe"
     phase: str
@@ -95,6 +98,7 @@ class ProbePhase(Event):
     symbol: str
     ip: int
     result: int | None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

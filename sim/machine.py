@@ -339,6 +339,7 @@ class Machine:
                 self.symbols.describe(address),
                 event.ip,  # type: ignore[attr-defined]
                 event.result,  # type: ignore[attr-defined]
+                event.reason and str(event.reason),  # type: ignore[attr-defined]
             )
         )
 

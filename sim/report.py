@@ -119,7 +119,7 @@ def _note(hit: Hit, event: ProbePhase) -> None:
     if event.phase == "jprobe_entry":
         hit.kind = "jprobe"
     elif event.phase == "miss":
-        hit.results.append(f"missed {event.symbol}")
+        hit.results.append(f"missed {event.symbol}: {event.reason}")
     elif event.phase in ("pre", "fault"):
         hit.results.append(f"{event.phase} {event.result}")
     elif event.phase == "post":

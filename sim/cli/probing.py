@@ -5,6 +5,7 @@ The command line is a user of the runtime as scripts are.
 
 from __future__ import annotations
 
+import argparse
 import re
 import runpy
 import traceback
@@ -14,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from sim.cli.common import UserError
-from sim.machine import HandlerError, Jprobe, Kprobe, KprobeError, KprobePanic, Machine, PtRegs
+from sim.machine import HandlerError, Jprobe, Kprobe, KprobeError, KprobePanic, Machine, Options, PtRegs
 
 #: What the runtime refuses, or raises for a handler: the messages are for the user.
 REFUSALS = (KprobeError, HandlerError)
 
-__all__ = ["REFUSALS", "HandlerError", "KprobePanic", "Probing", "explain", "kprobe", "place"]
+__all__ = ["REFUSALS", "HandlerError", "KprobePanic", "Probing", "add_options", "explain", "kprobe", "options", "place"]
 
 
 @dataclass
@@ -41,6 +42,21 @@ class Probing:
             machine.kprobes.register_jprobe(_jprobe(symbol, offset))
         if self.script:
             _run_script(self.script, machine)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how probed instructions are executed."""
+    group = parser.add_argument_group("how probed instructions are executed")
+    group.add_argument(
+        "--step", choices=("tf", "int3"), default="tf",
+        help="step the copy with TF (kernels to 5.12), or up to an int3 behind it, branches emulated (since 5.13)")  # fmt: skip
+    group.add_argument("--boost", action="store_true", help="where it can be, let the copy jump back by itself")
+    group.add_argument("--optimize", action="store_true", help="where it can be, put a jump in place of the int3")
+
+
+def options(arguments: argparse.Namespace) -> Options:
+    """Return what the options of `add_options` said."""
+    return Options(step=arguments.step, boost=arguments.boost, optimize=arguments.optimize)
 
 
 def place(text: str) -> tuple[str, int]:

@@ -19,7 +19,7 @@ from hw.isa.facts import Vector
 from sim import guestbuild
 from sim.cli import common, htmlreport
 from sim.cli.common import FINDING, OK, OUT, UserError
-from sim.cli.probing import HandlerError, KprobePanic, Probing, explain, place
+from sim.cli.probing import HandlerError, KprobePanic, Probing, add_options, explain, options, place
 from sim.deliveries import lost_text, trap_text
 from sim.elf import Image, load_elf
 from sim.engine import DesignError, Engine, Recording, StopReason, open_engine
@@ -53,6 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--jprobe", action="append", default=[], metavar="SYM", help="show a function's first arguments"
     )
     parser.add_argument("--script", type=Path, metavar="FILE.py", help="probes with handlers in Python")
+    add_options(parser)
     common.add_engine(parser)
     parser.add_argument("--wave", nargs="?", const=True, metavar="FILE", help="record a waveform (.vcd, .vcd.gz, .fst)")
     parser.add_argument(
@@ -171,7 +172,8 @@ def _written(path: Path, write: Callable[[Path], object]) -> str:
 
 def _machine(image: Image, engine: Engine, arguments: argparse.Namespace) -> Machine:
     """A fresh machine on the engine of the command; the engine stays open."""
-    return Machine(image, engine=engine, record=Recording.ALL if arguments.events else Recording.TRAPS)
+    record = Recording.ALL if arguments.events else Recording.TRAPS
+    return Machine(image, engine=engine, record=record, probes=options(arguments))
 
 
 def _simulate(machine: Machine, max_cycles: int, what: str) -> RunResult:

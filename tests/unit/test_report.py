@@ -15,7 +15,7 @@ def trap(cycle: int, vector: int, hart: int = 0) -> Trap:
 
 
 def phase(cycle: int, name: str, result: int | None = None, hart: int = 0, symbol: str = "f") -> ProbePhase:
-    return ProbePhase(hart, cycle, name, ADDRESS, symbol, 0, result)
+    return ProbePhase(hart, cycle, name, ADDRESS, symbol, 0, result, "re-entrant" if name == "miss" else None)
 
 
 def call(cycle: int, vector: int, hart: int = 0) -> TrapPortCall:
@@ -77,7 +77,7 @@ def test_a_missed_hit_inside_a_hit_is_named():
     events = kprobe(100)
     events.insert(5, phase(130, "miss", symbol="g"))
     (hit,) = hits(events)
-    assert hit.results == ["pre 0", "missed g", "post"]
+    assert hit.results == ["pre 0", "missed g: re-entrant", "post"]
 
 
 def test_summary_gives_a_range_where_hits_differ():
