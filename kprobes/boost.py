@@ -32,6 +32,14 @@ def boosted(insn: Insn, slot: int, copy: bytes) -> bytes:
 
 def why_not(insn: Insn, has_fixup: bool) -> str | None:
     """Return in words why this instruction is not boosted, None when it can be."""
+    reason = unfit(insn, has_fixup)
+    if reason is None and len(insn.data) > MAX_BOOSTED:
+        return f"it has {len(insn.data)} bytes, and the jump behind its copy leaves a slot room for {MAX_BOOSTED}"
+    return reason
+
+
+def unfit(insn: Insn, has_fixup: bool) -> str | None:
+    """Return in words why a copy of this instruction cannot run without a step, however much room there is for it."""
     if has_fixup:
         return "the exception table has an entry for it, which a fault in the slot would not find"
     if insn.branch is not None:  # the kernel's table has all of them but xbegin
@@ -53,8 +61,6 @@ def why_not(insn: Insn, has_fixup: bool) -> str | None:
                 return f"opcode {opcode[0]:02x} /{number} is not one that the kernel lets run without a step"
         elif not may:
             return f"opcode {opcode[0]:02x} is not in the kernel's table of instructions that may run without a step"
-    if len(insn.data) > MAX_BOOSTED:
-        return f"it has {len(insn.data)} bytes, and the jump behind its copy leaves a slot room for {MAX_BOOSTED}"
     return None
 
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 import capstone
 from capstone import x86
 
-from kprobes.ptregs import IF, TF_IF
+from kprobes.ptregs import IF, MASK64, TF_IF
 
 MAX_INSN_SIZE = 15
 BREAKPOINT = 0xCC
@@ -143,6 +143,19 @@ def never_falls_through(code: bytes) -> bool:
         or (rest[0] == 0xFF and len(rest) > 1 and rest[1] >> 3 & 7 in (2, 3, 4, 5))
         or rest[:2] in (b"\x0f\x0b", b"\x0f\xb9", b"\x0f\xff", b"\x0f\x05", b"\x0f\x07", b"\x0f\x35")
     )
+
+
+def jump_target(code: bytes, addr: int) -> int | None:
+    """Return where the instruction at ``addr`` may jump to: jmp, jcc, loop, jrcxz, xbegin; None for any other, calls too."""
+    rest = code[Opcode.parse(code).offset:]
+    branch = None if rest[0] == 0xE8 else _branch(rest)
+    return None if branch is None else (addr + len(code) + branch) & MASK64
+
+
+def jumps_anywhere(code: bytes) -> bool:
+    """Whether the instruction jumps through a register or memory: near (FF /4), far (FF /5, EA)."""
+    rest = code[Opcode.parse(code).offset:]
+    return rest[0] == 0xEA or (rest[0] == 0xFF and rest[1] >> 3 & 7 in (4, 5))
 
 
 @lru_cache(maxsize=2)
