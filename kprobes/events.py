@@ -22,6 +22,7 @@ class Phase(StrEnum):
     JPROBE_RETURN = "jprobe_return"  # jprobe_return was reached; registers and stack are restored
     STEP = "step"                    # the guest leaves the trap to the slot, and comes back by a trap behind the copy
     BOOST = "boost"                  # the guest leaves the trap to the slot, which jumps back by itself
+    DETOUR = "detour"                # the guest goes on in the detour's copies; with a jump, without any trap
     EMULATE = "emulate"              # the runtime has done what the instruction does
     FAULT = "fault"                  # a fault inside the hit; ``result`` is fault_handler's, None when there is none
     POST = "post"                    # post_handler has returned

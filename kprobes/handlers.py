@@ -27,9 +27,10 @@ from kprobes.faults import Faults
 from kprobes.insn import BREAKPOINT
 from kprobes.jprobes import Jprobes, Mirror
 from kprobes.options import Options
-from kprobes.port import Guest, GuestMemoryError, Trap
+from kprobes.port import Door, Guest, GuestMemoryError, Trap
 from kprobes.probes import Kprobe, Miss, Status
 from kprobes.ptregs import DR6_B, DR6_BS, FAULTS, MASK64, TF, TF_IF, PtRegs, Vector
+from kprobes.region import Jump, JumpState
 from kprobes.registry import Registry
 from kprobes.step import Site, enter_slot, leave_slot
 
@@ -44,6 +45,7 @@ class Handlers:
     ):
         self._guest = guest
         self._find = registry.find
+        self._poke = registry.poke
         self._jprobes = jprobes
         self._options = options
         self.control = Control(guest, registry.settle, observer)
@@ -52,9 +54,11 @@ class Handlers:
     def on_trap(self, trap: Trap) -> bool:
         """Handle one trap; True when it was ours and ``trap.regs`` is where the guest continues."""
         if trap.vector == Vector.BP:
-            return self._int3(trap)
+            return self._poke.on_trap(trap.regs) or self._int3(trap)
         if trap.vector == Vector.DB:
             return self._debug(trap)
+        if trap.vector == Door.DETOUR:
+            return self._detour(trap)
         return trap.vector in FAULTS and self._faults.on_fault(trap)
 
     def _int3(self, trap: Trap) -> bool:
@@ -104,6 +108,32 @@ class Handlers:
                 return
         self._execute(trap, block, hit)
 
+    def _detour(self, trap: Trap) -> bool:
+        """A hit by a jump: the pre_handlers, without a trap, and whatever they return (optimized_callback)."""
+        regs, block = trap.regs, self.control.blocks[trap.cpu]
+        site = self._find((regs.ip - 1) & MASK64)
+        if site is None or site.jump is None or not site.enabled:
+            return True
+        if block.current is not None or block.busy:
+            self._count_miss(trap, site)
+            return True
+        hit = block.current = Hit(site, Status.HIT_ACTIVE, regs.flags & TF_IF)
+        self.control.tell(Phase.HIT, trap, site)
+        for p in tuple(site.probes):
+            if p.disabled:
+                self.control.miss(trap, site, p, Miss.DISABLED)
+                continue
+            p.hits += 1
+            if p.pre_handler is not None:
+                self._pre_handler(trap, block, hit, p, p.pre_handler)
+        self._leave_by_detour(trap, block, site, site.jump)
+        return True
+
+    def _leave_by_detour(self, trap: Trap, block: ControlBlock, site: Site, jump: Jump) -> None:
+        trap.regs.ip = jump.copy
+        self.control.tell(Phase.DETOUR, trap, site)
+        self.control.finish(trap, block, site)
+
     def _pre_handler(
         self, trap: Trap, block: ControlBlock, hit: Hit, p: Kprobe, handler: Callable[[Kprobe, PtRegs], int | None],
     ) -> int:
@@ -124,12 +154,15 @@ class Handlers:
                 f"the probe on {_name(site)} was hit on cpu {trap.cpu} while the probe on {_name(outer.site)}, "
                 "itself hit inside another one, was being stepped; only one level of nesting can be resumed. Do not "
                 "probe what runs in an NMI or a fault handler during a step")
-        for p in site.probes:
-            p.nmissed += 1
-            self.control.miss(trap, site, p, Miss.REENTRANT)
+        self._count_miss(trap, site)
         block.prev = outer
         hit = block.current = Hit(site, Status.REENTER, regs.flags & TF_IF)
         self._execute(trap, block, hit)
+
+    def _count_miss(self, trap: Trap, site: Site) -> None:
+        for p in site.probes:
+            p.nmissed += 1
+            self.control.miss(trap, site, p, Miss.REENTRANT)
 
     def _execute(self, trap: Trap, block: ControlBlock, hit: Hit) -> None:
         """Have the displaced instruction executed, in the cheapest way that is right (setup_singlestep).
@@ -139,6 +172,10 @@ class Handlers:
         """
         site, regs = hit.site, trap.regs
         if not hit.old_flags & TF:
+            if site.jump is not None and site.jump.state is not JumpState.IDLE:
+                regs.flags = regs.flags & ~TF_IF | hit.old_flags
+                self._leave_by_detour(trap, block, site, site.jump)
+                return
             if site.boosted and not self._wants_post(site):
                 enter_slot(site, regs, single=False)
                 regs.flags |= hit.old_flags

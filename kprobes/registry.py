@@ -15,13 +15,16 @@ from kprobes.checks import Checks, Place
 from kprobes.emulate import emulator, refusal
 from kprobes.errors import KprobeError, Rule
 from kprobes.insn import BREAKPOINT, Fixup, Insn
+from kprobes.optimizer import Optimizer
 from kprobes.options import Options
 from kprobes.port import Guest, GuestMemoryError
 from kprobes.probes import Kprobe, KprobeFlag
 from kprobes.ptregs import TF
+from kprobes.region import Regions
 from kprobes.slots import Slots
 from kprobes.step import Site, displaced
 from kprobes.text import Text
+from kprobes.textpoke import TextPoke
 
 _INT3 = bytes([BREAKPOINT])
 
@@ -43,8 +46,13 @@ class Registry:
         self._off = False
         self.text = Text(guest)
         self.slots = Slots(guest)
-        self.blacklist = Blacklist(guest, lambda addr: self.slots.owns(addr) or own_text(addr))
+        self.blacklist = Blacklist(
+            guest, lambda addr: self.slots.owns(addr) or self.optimizer.owns(addr) or own_text(addr))
         self.checks = Checks(guest, self.text, self.blacklist)
+        self.poke = TextPoke(guest, self.text)
+        self.optimizer = Optimizer(
+            guest, options, self.text, self.poke, Regions(guest, self.text, self.blacklist), self.find, self._leaving,
+            in_use, self._retire)
 
     def find(self, addr: int) -> Site | None:
         """Return the site at exactly this address: the look-up of every hit."""
@@ -79,6 +87,7 @@ class Registry:
         p.flags = p.flags & KprobeFlag.DISABLED | (KprobeFlag.ON_FUNC_ENTRY if place.on_entry else 0)
         p.nmissed = p.hits = 0
         p.misses.clear()
+        self.optimizer.review(site)
         return site
 
     def register_all(self, probes: Iterable[Kprobe], register: Callable[[Kprobe], object]) -> None:
@@ -101,12 +110,13 @@ class Registry:
             return
         site.probes.remove(p)
         site.posts.discard(p)
+        p.flags &= ~KprobeFlag.OPTIMIZED
         if not site.enabled:
             self._disarm(site)
-        if not site.probes:
-            if self._sites.get(site.addr) is site:
-                del self._sites[site.addr]
-            self._leaving.append(site)
+        if site.probes:
+            self.optimizer.review(site)
+        elif not site.leaving:
+            self._retire(site)
         self.settle()
 
     def settle(self) -> None:
@@ -121,6 +131,14 @@ class Registry:
                 del self._by_slot[site.slot]
                 self.slots.release(site.slot)
 
+    def optimize(self, on: bool | None = None) -> None:
+        """Let the optimizer do its work now; with ``on``, allow jumps or take all of them out."""
+        if on is None:
+            self.optimizer.work()
+        else:
+            self.optimizer.switch(self, on)
+        self.settle()
+
     def enable(self, p: Kprobe) -> None:
         """Let a probe be hit again (enable_kprobe); EINVAL when the struct is not registered, or its text is gone."""
         site = self._registered(p, "enabled")
@@ -130,6 +148,7 @@ class Registry:
         if not site.armed and not self._off:
             self._arm(site)
         p.flags &= ~KprobeFlag.DISABLED
+        self.optimizer.review(site)
 
     def disable(self, p: Kprobe) -> None:
         """Keep the registration, but let nothing be hit (disable_kprobe); EINVAL when not registered.
@@ -155,10 +174,12 @@ class Registry:
         failed: tuple[Site, GuestMemoryError] | None = None
         for site in self:
             if off:
+                self.optimizer.force(site)
                 self._disarm(site)
             elif site.enabled and not site.armed:
                 try:
                     self._arm(site)
+                    self.optimizer.review(site)
                 except GuestMemoryError as exc:
                     failed = site, exc
         if failed:
@@ -245,22 +266,39 @@ class Registry:
         self.slots.fill(slot, boosted(insn, slot, copy) if site.boosted else copy)
 
     def _arm(self, site: Site) -> None:
-        """Write the int3 and make every cpu see it."""
-        self.text.write(site.addr, _INT3)
+        """Write the int3 and make every cpu see it; a jump that has not left yet stays instead."""
+        if not self.optimizer.rescued(site):
+            self.optimizer.make_way(site.addr)
+            self.text.write(site.addr, _INT3)
         site.armed = True
 
     def _disarm(self, site: Site) -> None:
-        """Write the saved byte back; a byte that is no longer our int3 belongs to somebody else by now and stays."""
+        """Write the saved byte back; a byte that is no longer our int3 belongs to somebody else by now and stays.
+
+        A jump stays for now, and does nothing; the worker takes it out.
+        """
         if not site.armed:
             return
+        stays = self.optimizer.keeps(site)
         site.armed = False
+        if stays:
+            return
         try:
-            if self._guest.read(site.addr, 1) == _INT3:
-                self.text.restore(site.addr)
-                return
+            ours = self._guest.read(site.addr, 1) == _INT3
         except GuestMemoryError:
-            pass  # the text is gone altogether
-        self.text.forget(site.addr, site.addr + 1)
+            ours = False  # the text is gone altogether
+        if ours:
+            self.text.restore(site.addr)
+        else:
+            self.text.forget(site.addr, site.addr + 1)
+        self.optimizer.review_before(site.addr)
+
+    def _retire(self, site: Site) -> None:
+        """Take a site without probes out of the table; what it occupies is freed when no cpu is inside."""
+        if self._sites.get(site.addr) is site:
+            del self._sites[site.addr]
+        self._leaving.append(site)
+        self.optimizer.drop(site)
 
     def _registered(self, p: Kprobe, what: str) -> Site:
         site = self.site_of(p)

@@ -14,6 +14,7 @@ from kprobes.jprobes import Jprobes, kprobe_of
 from kprobes.options import Options
 from kprobes.port import Guest, Trap
 from kprobes.probes import Jprobe, Kprobe
+from kprobes.region import Obstacle, Region
 from kprobes.registry import Registry
 from kprobes.step import Site
 
@@ -128,7 +129,7 @@ class Kprobes:
     def get_kprobe(self, addr: int) -> Kprobe | None:
         """Return the newest probe at exactly this address, or None."""
         site = self._registry.find(addr)
-        return None if site is None else site.probes[0]
+        return None if site is None else next(iter(site.probes), None)
 
     def kprobe_running(self, cpu: int) -> Kprobe | None:
         """Return the probe that this cpu is inside of: in a handler, a jprobe's guest handler, or its slot."""
@@ -166,6 +167,46 @@ class Kprobes:
     def is_kprobe_insn_slot(self, addr: int) -> bool:
         """Whether ``addr`` lies in a page of out-of-line copies."""
         return self._registry.slots.owns(addr)
+
+    def is_kprobe_optinsn_slot(self, addr: int) -> bool:
+        """Whether ``addr`` lies in a page of detours of optimised probes."""
+        return self._registry.optimizer.owns(addr)
+
+    def region_of(self, p: Kprobe | Jprobe) -> Region | Obstacle:
+        """Return the code that a jump at a registered probe covers or would cover, or why there can be none.
+
+        What may change, such as a post_handler, is not looked at. EINVAL when the probe is not registered.
+        """
+        site = self._registry.site_of(kprobe_of(p))
+        if site is None:
+            raise KprobeError(errno.EINVAL, f"the probe on {kprobe_of(p).name} is not registered, so it has no region")
+        return self._registry.optimizer.region_of(site)
+
+    @property
+    def optimization(self) -> bool:
+        """Whether jumps may replace breakpoints (sysctl ``debug.kprobes-optimization``). Setting it to False takes all of
+        them out before it returns; True queues all that may be optimised. ``Options.optimize`` is what it begins with."""
+        return self._registry.optimizer.allowed
+
+    @optimization.setter
+    def optimization(self, on: bool) -> None:
+        self._not_in_handler("the optimization switch")
+        self._registry.optimize(on)
+
+    @property
+    def deadline(self) -> int | None:
+        """The time, on the guest's clock, at which ``work`` wants to be called; None when there is nothing to do."""
+        return self._registry.optimizer.deadline
+
+    def work(self) -> None:
+        """Write and remove the jumps that are queued. The machine calls this between instructions once its clock has
+        reached ``deadline``. What a cpu stands in the way of is tried again later: there is a new deadline then."""
+        self._registry.optimize()
+
+    def wait_for_optimizer(self) -> None:
+        """Do at once what would be done at the deadline (wait_for_kprobe_optimizer); no cpu is waited for."""
+        self._not_in_handler("wait_for_optimizer")
+        self._registry.optimize()
 
     def describe(self, addr: int) -> str:
         """Return ``symbol+0xoffset`` of a guest address, or the address when no symbol contains it."""

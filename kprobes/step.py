@@ -27,6 +27,7 @@ from kprobes.insn import Fixup, Insn
 from kprobes.port import Guest
 from kprobes.probes import Kprobe
 from kprobes.ptregs import MASK64, TF, TF_IF, PtRegs
+from kprobes.region import Jump, JumpState, Obstacle, Region
 from kprobes.slots import distance
 
 
@@ -36,7 +37,8 @@ class Site:
 
     A hit holds on to its site, so that it can be finished when the probes are unregistered meanwhile. ``boosted``: the
     copy in the slot is followed by a jump back, else by int3. ``emulate`` does what the instruction does, in the
-    registries that step by int3. ``posts`` are the probes that were registered with a post_handler.
+    registries that step by int3. ``posts`` are the probes that were registered with a post_handler. ``region`` is what a
+    jump would cover, or why there can be none, once that was asked; ``jump`` is there once it has a detour.
     """
 
     addr: int
@@ -48,11 +50,18 @@ class Site:
     posts: set[Kprobe] = field(default_factory=set[Kprobe])
     armed: bool = False
     gone: bool = False
+    region: Region | Obstacle | None = None
+    jump: Jump | None = None
 
     @property
     def opcode(self) -> int:
         """The byte that the int3 covers."""
         return self.insn.data[0]
+
+    @property
+    def leaving(self) -> bool:
+        """Whether its jump is still in memory although no probe wants it."""
+        return self.jump is not None and self.jump.state is JumpState.LEAVING
 
     @property
     def enabled(self) -> bool:

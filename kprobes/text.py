@@ -44,21 +44,21 @@ class Text:
         self._original: dict[int, int] = {}
         self._functions: dict[int, tuple[bytearray, Function]] = {}  # by start: the bytes as they should be in memory
 
-    def write(self, addr: int, data: bytes) -> None:
+    def write(self, addr: int, data: bytes, sync: bool = True) -> None:
         """Write over the guest's code, and make every cpu see it. Raise ``GuestMemoryError`` with nothing changed."""
         was = self.recovered(addr, addr + len(data))
         self._guest.write(addr, data)
         for at, byte in enumerate(was, addr):
             self._original[at] = byte
-        self._changed(addr, data)
+        self._changed(addr, data, sync)
 
-    def restore(self, addr: int, size: int = 1) -> None:
+    def restore(self, addr: int, size: int = 1, sync: bool = True) -> None:
         """Put back ``size`` original bytes; those that were not written over are left alone."""
         data = bytes(self._original[at] for at in range(addr, addr + size) if at in self._original)
         self._guest.write(addr, data)
         for at in range(addr, addr + size):
             self._original.pop(at, None)
-        self._changed(addr, data)
+        self._changed(addr, data, sync)
 
     def forget(self, start: int, end: int) -> None:
         """The text in [start, end) is gone, or somebody else's by now: nothing of it will be put back."""
@@ -93,13 +93,14 @@ class Text:
         self._functions[symbol.start] = bytearray(self._mapped(symbol.start, symbol.end + MAX_INSN_SIZE)), function
         return function
 
-    def _changed(self, addr: int, data: bytes) -> None:
+    def _changed(self, addr: int, data: bytes, sync: bool) -> None:
         symbol = self._guest.symbols.containing(addr)
         known = self._functions.get(symbol.start) if symbol is not None else None
         if symbol is not None and known is not None:
             at = addr - symbol.start
             known[0][at:at + len(data)] = data[:max(0, len(known[0]) - at)]
-        self._guest.sync_cores()
+        if sync:
+            self._guest.sync_cores()
 
     def _mapped(self, start: int, end: int) -> bytes:
         """Read [start, end), or as many whole pages of it as are mapped."""
