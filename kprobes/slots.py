@@ -16,7 +16,7 @@ import errno
 import heapq
 from dataclasses import dataclass, field
 
-from kprobes.errors import KprobeError
+from kprobes.errors import KprobeError, Rule
 from kprobes.insn import MAX_INSN_SIZE
 from kprobes.port import PAGE_SIZE, Guest
 
@@ -126,11 +126,13 @@ class Slots:
             start = self._guest.alloc_text_page(near)
         except MemoryError as exc:
             raise KprobeError(
-                errno.ENOMEM, f"the guest has no page left for out-of-line copies near {near:#x}: {exc}") from exc
+                errno.ENOMEM, f"the guest has no page left for out-of-line copies near {near:#x}: {exc}",
+                Rule.MEMORY) from exc
         if abs(distance(start, near)) >= _REACH:
             self._guest.free_text_page(start)
             raise KprobeError(
-                errno.EINVAL, f"the guest's page for out-of-line copies, {start:#x}, is not within 2 GiB of {near:#x}")
+                errno.EINVAL, f"the guest's page for out-of-line copies, {start:#x}, is not within 2 GiB of {near:#x}",
+                Rule.MEMORY)
         page = self._pages[start] = self._open[start] = _Page(start, list(range(PAGE_SIZE // self.size)))
         return page
 
