@@ -7,8 +7,8 @@
 Where to look: ``port`` (the machine's side), ``probes`` (the user's side), ``options``, ``checks`` and ``registry``
 (registration, aggregates), ``insn``, ``slots``, ``step``, ``emulate`` and ``boost`` (executing what a breakpoint displaced),
 ``region``, ``detour``, ``textpoke`` and ``optimizer`` (jumps in place of breakpoints), ``control``, ``handlers`` and
-``faults`` (traps), ``jprobes``, ``runtime`` (all together). Data flows one way: each module
-imports from those that ``tests/test_layers.py`` finds before it.
+``faults`` (traps), ``jprobes``, ``savearea`` and ``retprobes`` (returns), ``unwind`` (back traces), ``listing`` (debugfs),
+``runtime`` (all together). Data flows one way: each module imports from those that ``tests/test_layers.py`` finds before it.
 """
 
 from kprobes.ctypes_like import s8, s16, s32, s64, u8, u16, u32, u64
@@ -16,13 +16,14 @@ from kprobes.errors import HandlerError, KprobeError, KprobePanic, Rule
 from kprobes.events import Phase, ProbeEvent
 from kprobes.options import Options
 from kprobes.port import Door, Guest, GuestMemoryError, Symbol, Symbols, Trap
-from kprobes.probes import Jprobe, Kprobe, KprobeFlag, Miss, jprobe_return
+from kprobes.probes import Jprobe, Kprobe, KprobeFlag, Kretprobe, KretprobeInstance, Miss, jprobe_return
 from kprobes.ptregs import Flag, PtRegs, Vector
 from kprobes.region import Obstacle, Region
 from kprobes.runtime import Kprobes
 
 __all__ = [
     "Door", "Flag", "Guest", "GuestMemoryError", "HandlerError", "Jprobe", "Kprobe", "KprobeError", "KprobeFlag",
-    "KprobePanic", "Kprobes", "Miss", "Obstacle", "Options", "Phase", "ProbeEvent", "PtRegs", "Region", "Rule",
-    "Symbol", "Symbols", "Trap", "Vector", "jprobe_return", "s8", "s16", "s32", "s64", "u8", "u16", "u32", "u64",
+    "KprobePanic", "Kprobes", "Kretprobe", "KretprobeInstance", "Miss", "Obstacle", "Options", "Phase", "ProbeEvent", "PtRegs",
+    "Region", "Rule", "Symbol", "Symbols", "Trap", "Vector", "jprobe_return", "s8", "s16", "s32", "s64", "u8", "u16", "u32",
+    "u64",
 ]

@@ -43,6 +43,7 @@ class Control:
     def __init__(self, guest: Guest, settle: Callable[[], None], observer: Observer | None):
         self._settle = settle
         self._observer = observer
+        self.cpu = 0  # whose trap is being handled (smp_processor_id)
         self.blocks = [ControlBlock() for _ in range(guest.cpus)]
         self.running: list[str] = []  # names of the Python handlers that are being executed, innermost last
 
@@ -81,6 +82,8 @@ class Control:
             return result if isinstance(result, int) else 0
         except BaseException as exc:
             trap.regs.assign(undo)
+            if hit.status is not Status.HIT_SSDONE and undo.ip == hit.site.addr:
+                unhook(hit.site, undo.sp)
             self.reset(block)
             if isinstance(exc, Exception) and not isinstance(exc, KprobePanic | HandlerError):
                 raise HandlerError(p.name, role, f"{type(exc).__name__}: {exc}") from exc
@@ -133,3 +136,10 @@ class Control:
         """Give an event to whoever watches."""
         if self._observer is not None:
             self._observer(event)
+
+
+def unhook(site: Site, sp: int) -> None:
+    """A hit at a function's entry is undone and will happen again: take back what its kretprobes did to the call."""
+    for p in reversed(site.probes):
+        if p.retprobe is not None and p.retprobe.unhook is not None:
+            p.retprobe.unhook(sp)

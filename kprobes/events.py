@@ -25,6 +25,7 @@ class Phase(StrEnum):
     DETOUR = "detour"                # the guest goes on in the detour's copies; with a jump, without any trap
     EMULATE = "emulate"              # the runtime has done what the instruction does
     FAULT = "fault"                  # a fault inside the hit; ``result`` is fault_handler's, None when there is none
+    RETURN = "return"                # the handler of a kretprobe has returned
     POST = "post"                    # post_handler has returned
     RESUME = "resume"                # the hit is over; the guest continues at ``ip``
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kprobes.control import Control, ControlBlock, Hit
+from kprobes.control import Control, ControlBlock, Hit, unhook
 from kprobes.events import Phase
 from kprobes.port import Trap
 from kprobes.probes import Status
@@ -32,6 +32,7 @@ class Faults:
             site = self._registry.by_slot(regs.ip)
             if site is not None and site.boosted:  # no hit tells of it, and the guest's handling has to see the original
                 regs.ip = site.addr
+                unhook(site, regs.sp)
                 self._control.tell(Phase.FAULT, trap, site)
                 return False
         if hit is None:
@@ -49,6 +50,8 @@ class Faults:
         if result == 1 and regs.ip == site.addr:
             self._execute(trap, block, hit)
             return True
+        if hit.status is not Status.REENTER and regs.ip == site.addr:
+            unhook(site, regs.sp)
         self._control.finish(trap, block, site)
         return result == 1
 

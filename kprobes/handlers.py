@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kprobes.control import Control, ControlBlock, Hit
+from kprobes.control import Control, ControlBlock, Hit, unhook
 from kprobes.errors import KprobePanic
 from kprobes.events import Observer, Phase, ProbeEvent
 from kprobes.faults import Faults
@@ -140,7 +140,8 @@ class Handlers:
         regs = trap.regs
         before = regs.copy()
         before.ip = hit.site.addr
-        result = self.control.run(trap, block, hit, p, "pre_handler", before, lambda: handler(p, regs))
+        role = "pre_handler" if p.retprobe is None else "entry_handler"
+        result = self.control.run(trap, block, hit, p, role, before, lambda: handler(p, regs))
         self.control.tell(Phase.PRE, trap, hit.site, p, result)
         return result
 
@@ -286,6 +287,8 @@ class Handlers:
         stepped_by_others = bool(hit.old_flags & TF)
         if trap.dr6 is not None and not stepped_by_others:
             trap.dr6 &= ~DR6_BS
+        if site.insn.repeats and regs.ip == site.addr:  # one iteration; the breakpoint will be hit again
+            unhook(site, regs.sp)
         self._stepped(trap, block, hit)
         return not (others or stepped_by_others)
 

@@ -40,6 +40,7 @@ class Miss(StrEnum):
     FAULT = "handler fault"    # a handler of the probe faulted (counted in nmissed, as kernels did from 2.6.18 to 5.13)
     MAXACTIVE = "maxactive"    # every instance of a kretprobe was in use (counted in its own nmissed)
     DISABLED = "disabled"      # another probe at the address was hit, this one is disabled
+    ABANDONED = "abandoned"    # the function was left by other ways than a return (longjmp), so no return handler ran
     REMOVED = "removed"        # the breakpoint was taken out while its trap was under way
 
 
@@ -78,6 +79,7 @@ class Kprobe:
     hits: int = field(default=0, init=False)     #: hits whose handlers ran
     misses: Counter[Miss] = field(default_factory=Counter, init=False, repr=False)  #: the same and more, by reason
     jprobe: Jprobe | None = field(default=None, init=False, repr=False)  #: the jprobe that this is a part of
+    retprobe: Kretprobe | None = field(default=None, init=False, repr=False)  #: the kretprobe that this is a part of
 
     @property
     def name(self) -> str:
@@ -129,6 +131,55 @@ class Jprobe:
         if callable(self.entry):
             return getattr(self.entry, "__qualname__", repr(self.entry))
         return self.entry if isinstance(self.entry, str) else hex(self.entry)
+
+
+@dataclass(eq=False)
+class Kretprobe:
+    """A probe on a function's returns, at its entry: given by ``symbol_name`` or ``addr``, and ``offset``.
+
+    * ``entry_handler(ri, regs)`` runs as a pre_handler does, with ``ri.ret_addr`` known. None or 0: the return of this
+      call is hooked. Anything else: it is not; nothing is counted.
+    * ``handler(ri, regs)`` runs when a hooked call has returned: ``regs`` are the caller's, with ``regs.ip`` at the return
+      address, ``regs.sp`` above it, ``regs.return_value`` the result, and IF as the function left it. General registers
+      and flags are the handler's to change; what it writes to ``ip`` and ``sp`` is lost.
+    * ``maxactive`` calls can be hooked at a time; 0 or less: 10, or twice the number of cpus if that is more. A call
+      beyond that is not hooked and counts in ``nmissed``.
+    * ``data_size`` bytes, up to 4096, are ``ri.data``, for the entry_handler to leave something in.
+
+    ``kp`` is the embedded probe at the entry: its flags, its counters, its own ``nmissed`` of hits inside another hit. Its
+    pre_handler is the runtime's, and a post_handler is ignored; ``fault_handler`` may be set.
+    """
+
+    handler: Callable[[KretprobeInstance, PtRegs], object] | None = None
+    symbol_name: str | None = None
+    offset: int = 0
+    addr: int | None = None
+    entry_handler: Callable[[KretprobeInstance, PtRegs], int | None] | None = None
+    maxactive: int = 0
+    data_size: int = 0
+    nmissed: int = field(default=0, init=False)  #: calls that were not hooked because all instances were in use
+    kp: Kprobe = field(init=False)
+    unhook: Callable[[int], None] | None = field(default=None, init=False, repr=False)
+    #: the runtime's: take the hook of the call at this fp back, since its hit is undone and will happen again
+
+    def __post_init__(self) -> None:
+        self.kp = Kprobe(self.symbol_name, self.offset, self.addr)
+        self.kp.retprobe = self
+
+
+@dataclass(eq=False, slots=True)
+class KretprobeInstance:
+    """One hooked call of a function, from its entry to its return.
+
+    ``rp`` is None once the kretprobe is unregistered (get_kretprobe). ``ret_addr`` is the real return address, ``fp`` the
+    address of the stack slot that it belongs in. ``data`` is not cleared between calls; ``user`` is, and holds any object.
+    """
+
+    rp: Kretprobe | None
+    data: bytearray
+    ret_addr: int = 0
+    fp: int = 0
+    user: object = None
 
 
 class JprobeReturn(BaseException):

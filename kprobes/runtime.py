@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from kprobes.blacklist import Blacklist
 from kprobes.errors import KprobeError, Rule
 from kprobes.events import Observer
 from kprobes.handlers import Handlers
 from kprobes.jprobes import Jprobes, kprobe_of
+from kprobes.listing import Listing
 from kprobes.options import Options
-from kprobes.port import Guest, Trap
-from kprobes.probes import Jprobe, Kprobe
+from kprobes.port import Door, Guest, Trap
+from kprobes.probes import Jprobe, Kprobe, Kretprobe, Status
+from kprobes.ptregs import PtRegs
 from kprobes.region import Obstacle, Region
 from kprobes.registry import Registry
+from kprobes.retprobes import Retprobes
 from kprobes.step import Site
+from kprobes.unwind import Unwinder
 
 _DEFAULT = Options()
 
@@ -35,14 +40,18 @@ class Kprobes:
         self._guest = guest
         self.options = options
         self._jprobes = Jprobes(guest)
-        self._registry = Registry(guest, options, self._in_use, self._jprobes.owns)
+        self._registry = Registry(guest, options, self._in_use, self._owns)
         self._handlers = Handlers(guest, self._registry, self._jprobes, options, _as_callable(observer))
+        self._retprobes = Retprobes(guest, self._registry, self._handlers.control)
+        self.files = Listing(guest, self._registry, self._switch)
+        self._unwinder = Unwinder(guest, self._registry.text.recovered, self._retprobes.find_ret_addr)
 
     def register_kprobe(self, p: Kprobe) -> None:
         """Plant a probe; it is armed when this returns, unless its flags say DISABLED or the global switch is off."""
         self._not_in_handler("register_kprobe")
-        if p.jprobe is not None:
-            raise KprobeError(errno.EINVAL, "this Kprobe belongs to a Jprobe; use register_jprobe")
+        if p.jprobe is not None or p.retprobe is not None:
+            kind, request = ("Jprobe", "register_jprobe") if p.jprobe is not None else ("Kretprobe", "register_kretprobe")
+            raise KprobeError(errno.EINVAL, f"this Kprobe belongs to a {kind}; use {request}")
         self._registry.register(p)
 
     def register_kprobes(self, probes: Sequence[Kprobe]) -> None:
@@ -81,8 +90,7 @@ class Kprobes:
 
     @enabled.setter
     def enabled(self, on: bool) -> None:
-        self._not_in_handler("the global switch")
-        self._registry.switch(off=not on)
+        self._switch(on)
 
     def register_jprobe(self, jp: Jprobe) -> None:
         """Plant a jprobe; the address has to be the function's entry for its arguments to be right."""
@@ -115,6 +123,74 @@ class Kprobes:
         """Remove several."""
         for jp in jprobes:
             self.unregister_jprobe(jp)
+
+    def register_kretprobe(self, rp: Kretprobe) -> None:
+        """Plant a probe on a function's returns; EINVAL when the place is not the function's entry."""
+        self._not_in_handler("register_kretprobe")
+        self._retprobes.register(rp)
+
+    def unregister_kretprobe(self, rp: Kretprobe) -> None:
+        """Remove a kretprobe. Calls under way return to their callers, and its handler does not run any more."""
+        self._not_in_handler("unregister_kretprobe")
+        self._retprobes.unregister(rp)
+
+    def register_kretprobes(self, kretprobes: Sequence[Kretprobe]) -> None:
+        """Plant several, in order; when one is refused, none of them stays. EINVAL when there is none."""
+        self._some("register_kretprobes", kretprobes)
+        done: list[Kretprobe] = []
+        try:
+            for rp in kretprobes:
+                self.register_kretprobe(rp)
+                done.append(rp)
+        except BaseException:
+            self.unregister_kretprobes(done)
+            raise
+
+    def unregister_kretprobes(self, kretprobes: Sequence[Kretprobe]) -> None:
+        """Remove several."""
+        for rp in kretprobes:
+            self.unregister_kretprobe(rp)
+
+    def enable_kretprobe(self, rp: Kretprobe) -> None:
+        """Let new calls be hooked again; EINVAL when it is not registered."""
+        self.enable_kprobe(rp.kp)
+
+    def disable_kretprobe(self, rp: Kretprobe) -> None:
+        """Let no new call be hooked; the handler of those under way still runs. EINVAL when it is not registered."""
+        self.disable_kprobe(rp.kp)
+
+    def kprobe_on_func_entry(self, symbol_name: str | None = None, addr: int | None = None, offset: int = 0) -> None:
+        """Raise EINVAL when this is not where the callers of a function arrive, ENOENT when there is no such symbol."""
+        self._retprobes.on_func_entry(symbol_name, addr, offset)
+
+    def in_flight(self, rp: Kretprobe) -> int:
+        """Return how many calls of the function are hooked at the moment."""
+        return self._retprobes.in_flight(rp)
+
+    def flush_task(self, low: int, high: int) -> int:
+        """Say that the stack in [low, high) will not be returned on any more, as that of a task which has died.
+
+        The instances of its hooked calls go back to their pools; return their number (kprobe_flush_task).
+        """
+        return self._retprobes.flush(low, high)
+
+    def kretprobe_find_ret_addr(self, fp: int) -> int | None:
+        """Return the real return address whose stack slot is at ``fp``, None when no kretprobe has replaced it."""
+        return self._retprobes.find_ret_addr(fp)
+
+    @property
+    def kretprobe_trampoline(self) -> int | None:
+        """The address that stands in the return slots of hooked calls; None before the first kretprobe is registered."""
+        return self._retprobes.trampoline
+
+    def stack_trace(self, regs: PtRegs, limit: int = 64) -> list[int]:
+        """Return ``regs.ip`` and the return addresses from the innermost out, with those that kretprobes have replaced.
+
+        In a pre_handler the first is the probed address. The guest has to be compiled with frame pointers.
+        """
+        hit = self._handlers.control.blocks[self._handlers.control.cpu].current
+        at_hit = hit is not None and hit.status is Status.HIT_ACTIVE and regs.ip == hit.site.addr + 1
+        return list(islice(self._unwinder.walk(regs.ip - at_hit, regs.sp, regs.bp), limit))
 
     @contextlib.contextmanager
     def busy(self, cpu: int) -> Iterator[None]:
@@ -220,12 +296,26 @@ class Kprobes:
         ``trap.regs`` back in both cases. Raise ``HandlerError`` when a Python handler raised, ``KprobePanic`` when the
         guest cannot go on.
         """
-        return self._handlers.on_trap(trap)
+        control = self._handlers.control
+        outer, control.cpu = control.cpu, trap.cpu
+        try:
+            if trap.vector == Door.TRAMPOLINE:
+                return self._retprobes.on_return(trap)
+            return self._handlers.on_trap(trap)
+        finally:
+            control.cpu = outer
 
     @staticmethod
     def _some(request: str, probes: Sequence[object]) -> None:
         if not probes:
             raise KprobeError(errno.EINVAL, f"{request} was given no probes")
+
+    def _switch(self, on: bool) -> None:
+        self._not_in_handler("the global switch")
+        self._registry.switch(off=not on)
+
+    def _owns(self, addr: int) -> bool:
+        return self._jprobes.owns(addr) or self._retprobes.owns(addr)
 
     def _in_use(self, site: Site) -> bool:
         return self._handlers.control.in_use(site)

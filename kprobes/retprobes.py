@@ -1,0 +1,357 @@
+"""Kretprobes: the return address of a function replaced by a trampoline, and the way back to the real one.
+
+    hit at the entry        pre_handler: an instance is taken, [sp] = trampoline
+    the function returns    the trampoline builds a pt_regs and stores its address to a door (kprobes.savearea)
+    on_return               [fp] = ip = the real address; the handlers run; the trampoline returns there
+
+A call is found again by the address of its return slot, ``fp``, which no other call that is under way can have. So calls
+pair with their returns whatever the guest does with its stacks and tasks, on any cpu. Calls that share a slot (several
+kretprobes on one function, tail calls) share a ``Call``: one real address, instances newest last.
+
+Calls are also kept in order for each stack (``Guest.stack_end``), as a kernel does for each task: a call below a frame
+that is entered or left can only have been jumped out of, which is reported. It stays known until its slot holds something
+else, because a guest with several stacks in one piece of memory may yet come back to it.
+
+The trampoline begins with a call to its own next instruction: that makes the slot which its ``ret`` will need, and keeps
+the return predictor of a processor in step with the stack.
+
+Sources: pre_handler_kretprobe and __kretprobe_trampoline_handler, kernel/kprobes.c; rethook_trampoline_handler,
+kernel/trace/rethook.c; arch_rethook_trampoline, arch/x86/kernel/rethook.c.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+from functools import partial
+from typing import cast
+
+from kprobes.checks import Place
+from kprobes.control import Control, Hit
+from kprobes.errors import KprobeError, KprobePanic, Rule
+from kprobes.events import Phase, ProbeEvent
+from kprobes.port import PAGE_SIZE, Door, Guest, GuestMemoryError, Trap
+from kprobes.probes import Kprobe, Kretprobe, KretprobeInstance, Miss, Status
+from kprobes.ptregs import MASK64, TF_IF, PtRegs
+from kprobes.registry import Registry
+from kprobes.savearea import Line, code, through
+
+#: The largest ``data_size`` (KRETPROBE_MAX_DATA_SIZE).
+MAX_DATA_SIZE = 4096
+
+#: Functions that return on another stack than they were called on (kretprobe_blacklist).
+BLACKLIST = ("__switch_to",)
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """A hooked call under way: its return slot, the address that belongs there, the stack, and the instances."""
+
+    fp: int
+    ret_addr: int
+    stack: int
+    instances: list[KretprobeInstance] = field(default_factory=list[KretprobeInstance])
+    lost: bool = False
+
+
+class Pool:
+    """The instances of one registered kretprobe. They are made when first needed; ``maxactive`` limits their number."""
+
+    def __init__(self, rp: Kretprobe):
+        self._rp, self._size, self._data_size = rp, rp.maxactive, rp.data_size
+        self._free: list[KretprobeInstance] = []
+        self.used: set[KretprobeInstance] = set()
+
+    def take(self) -> KretprobeInstance | None:
+        """Return an instance, None when all are in use."""
+        if self._free:
+            ri = self._free.pop()
+            ri.user = None
+        elif len(self.used) < self._size:
+            ri = KretprobeInstance(self._rp, bytearray(self._data_size))
+        else:
+            return None
+        self.used.add(ri)
+        return ri
+
+    def give(self, ri: KretprobeInstance) -> None:
+        """Take an instance back."""
+        self.used.discard(ri)
+        self._free.append(ri)
+
+
+class Retprobes:
+    """The kretprobes of one guest."""
+
+    def __init__(self, guest: Guest, registry: Registry, control: Control):
+        self._guest = guest
+        self._registry = registry
+        self._control = control
+        self._pools: dict[Kretprobe, Pool] = {}
+        self._calls: dict[int, Call] = {}                # by fp: every call under way
+        self._stacks: dict[int, dict[int, Call]] = {}    # by stack, then by fp: oldest and highest first; no lost ones
+        self._lost: dict[int, Call] = {}                 # by fp: those that seem to have been jumped out of
+        self.trampoline: int | None = None
+
+    def owns(self, addr: int) -> bool:
+        """Whether ``addr`` lies in the page of the trampoline."""
+        return self.trampoline is not None and 0 <= addr - self.trampoline < PAGE_SIZE
+
+    def in_flight(self, rp: Kretprobe) -> int:
+        """Return how many instances of a kretprobe are in use."""
+        pool = self._pools.get(rp)
+        return len(pool.used) if pool is not None else 0
+
+    def register(self, rp: Kretprobe) -> None:
+        """Check, make everything ready, and plant the probe at the entry (register_kretprobe).
+
+        Errors: EINVAL when registered, as the embedded kp must not be touched then; and in the kernel's order EINVAL and
+        ENOENT of the place, EINVAL when the function must not have one, E2BIG, ENOMEM, those of register_kprobe.
+        """
+        if rp in self._pools:
+            raise KprobeError(errno.EINVAL, f"this Kretprobe is already registered, on {rp.kp.name}", Rule.REGISTERED)
+        if rp.symbol_name is not None or rp.addr is not None:  # else the address was written into kp, as in C
+            rp.kp.symbol_name, rp.kp.offset, rp.kp.addr = rp.symbol_name, rp.offset, rp.addr
+        place = self._entry(self._registry.checks.where(rp.kp))
+        if place.symbol.name in BLACKLIST:
+            raise KprobeError(errno.EINVAL, (
+                f"'{place.symbol.name}' returns on another stack than it was called on, so its return cannot be hooked; "
+                "probe its callers"), Rule.BLACKLIST)
+        if not 0 <= rp.data_size <= MAX_DATA_SIZE:
+            raise KprobeError(
+                errno.E2BIG, f"data_size is {rp.data_size}; an instance has 0 to {MAX_DATA_SIZE} bytes of data", Rule.SIZE)
+        made = self._make_trampoline(place.addr)
+        rp.kp.pre_handler = lambda _, regs: self._enter(rp, regs)
+        rp.kp.post_handler = None
+        rp.unhook = lambda fp: self._unhook(rp, fp)
+        try:
+            self._registry.register(rp.kp)
+        except BaseException:
+            if made:
+                self._free_trampoline()
+            raise
+        if rp.maxactive <= 0:
+            rp.maxactive = max(10, 2 * self._guest.cpus)
+        rp.nmissed = 0
+        self._pools[rp] = Pool(rp)
+
+    def unregister(self, rp: Kretprobe) -> None:
+        """Remove a kretprobe: its calls under way return to where they belong, without their handler."""
+        self._registry.unregister(rp.kp)
+        pool = self._pools.pop(rp, None)
+        for ri in pool.used if pool is not None else ():
+            ri.rp = None
+
+    def on_func_entry(self, symbol_name: str | None, addr: int | None, offset: int) -> None:
+        """Raise EINVAL or ENOENT unless this is where a function's callers arrive (kprobe_on_func_entry)."""
+        self._entry(self._registry.checks.resolve(symbol_name, addr, offset))
+
+    def _entry(self, place: Place) -> Place:
+        if not place.on_entry:
+            raise KprobeError(errno.EINVAL, (
+                f"{self._registry.checks.describe(place.addr)} is not the entry of '{place.symbol.name}', where the return "
+                "address is at [sp]; a kretprobe has to be there"), Rule.ENTRY)
+        return place
+
+    def listing(self) -> tuple[Line, ...]:
+        """Return the trampoline's instructions."""
+        return Line(b"\xe8\x00\x00\x00\x00", "call .+5"), *through(self._guest.door(Door.TRAMPOLINE), 8), Line(b"\xc3", "ret")
+
+    def _enter(self, rp: Kretprobe, regs: PtRegs) -> int:
+        """Hook the call whose first instruction is about to run (pre_handler_kretprobe); always 0."""
+        fp, pool = regs.sp, self._pools[rp]
+        stack = self._guest.stack_end(self._control.cpu, fp)
+        self._lose_below(stack, fp - 1)
+        call = self._calls.get(fp)
+        try:
+            word = self._word(fp)
+        except GuestMemoryError:
+            word = None
+        if call is not None and word != self.trampoline:
+            self._lose(call)  # another call is in its place
+            self._discard(call)
+            call = None
+        if call is None and word not in (None, self.trampoline):
+            call = Call(fp, cast(int, word), stack)
+        ri = (pool.take() or (pool.take() if self._reclaim() else None)) if call is not None else None
+        if call is None or ri is None:
+            rp.nmissed += 1
+            self._miss(rp.kp, regs.ip, Miss.FAULT if call is None else Miss.MAXACTIVE)
+            return 0
+        self._found(call)
+        ri.fp, ri.ret_addr = fp, call.ret_addr
+        hooked = False
+        try:
+            hooked = rp.entry_handler is None or not rp.entry_handler(ri, regs)
+        finally:
+            if not hooked:
+                pool.give(ri)
+        if hooked:
+            self._hook(call, ri)
+        return 0
+
+    def _hook(self, call: Call, ri: KretprobeInstance) -> None:
+        call.instances.append(ri)
+        if len(call.instances) == 1:
+            assert self.trampoline is not None, "a kretprobe is registered, so the trampoline exists"
+            self._guest.write(call.fp, self.trampoline.to_bytes(8, "little"))
+            self._calls[call.fp] = call
+            self._stacks.setdefault(call.stack, {})[call.fp] = call
+
+    def _unhook(self, rp: Kretprobe, fp: int) -> None:
+        """The hit that hooked the call at ``fp`` is undone: the entry will be reached again."""
+        call = self._calls.get(fp)
+        if call is None or call.instances[-1].rp is not rp:
+            return
+        self._pools[rp].give(call.instances.pop())
+        if not call.instances:
+            self._guest.write(fp, call.ret_addr.to_bytes(8, "little"))
+            self._unlink(call)
+
+    def on_return(self, trap: Trap) -> bool:
+        """A function has returned through the trampoline: run the handlers, and have it return to where it belongs.
+
+        The handlers run as inside a hit of the probe at the entry, so that what they run into is missed. When one raises,
+        those after it do not run.
+        """
+        call = self._leave(trap.regs)
+        block, regs = self._control.blocks[trap.cpu], trap.regs
+        outer = block.current
+        try:
+            for ri in reversed(call.instances):
+                rp = ri.rp
+                site = self._registry.site_of(rp.kp) if rp is not None else None
+                if rp is None or site is None or rp.handler is None:
+                    continue
+                hit = block.current = Hit(site, Status.HIT_ACTIVE, regs.flags & TF_IF)
+                self._control.run(
+                    trap, block, hit, rp.kp, "return handler", regs.copy(), partial(rp.handler, ri, regs))
+                self._control.tell(Phase.RETURN, trap, site, rp.kp)
+        finally:
+            block.current = outer
+            self._recycle(call)
+        return True
+
+    def _leave(self, regs: PtRegs) -> Call:
+        """Put the real address where it belongs, and return the call that has ended."""
+        fp = (regs.sp - 8) & MASK64
+        call = self._calls.get(fp)
+        if call is None:
+            raise KprobePanic(
+                f"the kretprobe trampoline was reached with sp {regs.sp:#x}, but no hooked call has its return address at "
+                f"{fp:#x}; the function popped its own arguments (ret n), or returned on another stack, or on a copy of its "
+                f"own. Its return address is lost; do not hook such a function\n"
+                f"registers at the return:\n{regs.dump()}")
+        self._found(call)
+        self._lose_below(call.stack, fp - 1)
+        self._unlink(call)
+        self._guest.write(fp, call.ret_addr.to_bytes(8, "little"))
+        regs.ip = call.ret_addr
+        return call
+
+    def _recycle(self, call: Call) -> None:
+        """Give the instances of a call back to their pools; those of an unregistered kretprobe have none any more."""
+        for ri in call.instances:
+            pool = self._pools.get(ri.rp) if ri.rp is not None else None
+            if pool is not None:
+                pool.give(ri)
+        call.instances.clear()
+
+    def flush(self, low: int, high: int) -> int:
+        """The stack in [low, high) is dead: recycle its calls, and return how many there were (kprobe_flush_task)."""
+        dead = [call for fp, call in self._calls.items() if low <= fp < high]
+        for call in dead:
+            self._discard(call)
+        return len(dead)
+
+    def find_ret_addr(self, fp: int) -> int | None:
+        """Return the real return address whose slot is at ``fp``, None when no hooked call has it there."""
+        call = self._calls.get(fp)
+        return None if call is None else call.ret_addr
+
+    def _make_trampoline(self, near: int) -> bool:
+        if self.trampoline is not None:
+            return False
+        try:
+            page = self._guest.alloc_text_page(near)
+        except MemoryError as exc:
+            raise KprobeError(errno.ENOMEM, f"the guest has no text page left for the trampoline: {exc}", Rule.MEMORY) from exc
+        self._guest.write(page, code(self.listing()))
+        self._guest.sync_cores()
+        self.trampoline = page
+        return True
+
+    def _free_trampoline(self) -> None:
+        assert self.trampoline is not None
+        self._guest.write(self.trampoline, bytes(len(code(self.listing()))))
+        self._guest.free_text_page(self.trampoline)
+        self.trampoline = None
+
+    def _word(self, addr: int) -> int:
+        return int.from_bytes(self._guest.read(addr, 8), "little")
+
+    def _unlink(self, call: Call) -> None:
+        del self._calls[call.fp]
+        if call.lost:
+            del self._lost[call.fp]
+        else:
+            self._leave_stack(call)
+
+    def _leave_stack(self, call: Call) -> None:
+        stack = self._stacks[call.stack]
+        del stack[call.fp]
+        if not stack:
+            del self._stacks[call.stack]
+
+    def _lose_below(self, stack: int, fp: int) -> None:
+        """What is newest on a stack, but not above ``fp``, was left without a return."""
+        while calls := self._stacks.get(stack):
+            newest = next(reversed(calls))
+            if newest > fp:
+                return
+            self._lose(calls[newest])
+
+    def _lose(self, call: Call) -> None:
+        """Report a call that seems to have been jumped out of, and keep it in case that it comes back."""
+        if call.lost:
+            return
+        self._leave_stack(call)
+        call.lost = True
+        self._lost[call.fp] = call
+        for ri in call.instances:
+            if ri.rp is not None:
+                self._miss(ri.rp.kp, call.ret_addr, Miss.ABANDONED)
+
+    def _found(self, call: Call) -> None:
+        """A lost call has come back: nothing of it was missed."""
+        if not call.lost:
+            return
+        call.lost = False
+        del self._lost[call.fp]
+        self._lose_below(call.stack, call.fp)
+        self._stacks.setdefault(call.stack, {})[call.fp] = call
+        for ri in call.instances:
+            if ri.rp is not None:
+                ri.rp.kp.misses[Miss.ABANDONED] -= 1
+
+    def _discard(self, call: Call) -> None:
+        self._unlink(call)
+        self._recycle(call)
+
+    def _reclaim(self) -> bool:
+        """Recycle the lost calls whose slot holds something else by now; whether there was any."""
+        gone: list[Call] = []
+        for call in self._lost.values():
+            try:
+                still = self._word(call.fp) == self.trampoline
+            except GuestMemoryError:
+                still = False
+            if not still:
+                gone.append(call)
+        for call in gone:
+            self._discard(call)
+        return bool(gone)
+
+    def _miss(self, p: Kprobe, ip: int, reason: Miss) -> None:
+        p.misses[reason] += 1
+        self._control.emit(ProbeEvent(Phase.MISS, self._control.cpu, p, p.addr or 0, ip, reason=reason))
