@@ -8,7 +8,8 @@ Where to look: ``port`` (the machine's side), ``probes`` (the user's side), ``op
 (registration, aggregates), ``insn``, ``slots``, ``step``, ``emulate`` and ``boost`` (executing what a breakpoint displaced),
 ``region``, ``detour``, ``textpoke`` and ``optimizer`` (jumps in place of breakpoints), ``control``, ``handlers`` and
 ``faults`` (traps), ``jprobes``, ``savearea`` and ``retprobes`` (returns), ``unwind`` (back traces), ``listing`` (debugfs),
-``runtime`` (all together). Data flows one way: each module imports from those that ``tests/test_layers.py`` finds before it.
+``explain`` (what would become of a probe), ``runtime`` (all together). Data flows one way: each module imports from those
+that ``tests/test_layers.py`` finds before it.
 """
 
 from kprobes.ctypes_like import s8, s16, s32, s64, u8, u16, u32, u64

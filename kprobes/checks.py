@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from kprobes.blacklist import Blacklist
 from kprobes.errors import KprobeError, Rule
 from kprobes.insn import MAX_INSN_SIZE, DecodeError, Insn, decode
+from kprobes.picture import picture
 from kprobes.port import Guest, Symbol
 from kprobes.probes import Kprobe
 from kprobes.text import Function, Text
@@ -100,7 +101,13 @@ class Checks:
             raise KprobeError(errno.EINVAL, f"{name} ({place.addr:#x}) is not in the guest's text", Rule.TEXT)
         reason = self._blacklist.reason(place.addr)
         if reason:
-            raise KprobeError(errno.EINVAL, f"{name} must not be probed: {reason}", Rule.BLACKLIST)
+            raise KprobeError(
+                errno.EINVAL, f"{name} must not be probed: {reason}{self.shown(place, 'forbidden')}", Rule.BLACKLIST)
+
+    def shown(self, place: Place, note: str) -> str:
+        """Return the code around a place, with a caret and a note, as further lines of a message; nothing without code."""
+        text = picture(self._text.function(place.symbol), place.addr, note)
+        return f"\n{text}" if text else ""
 
     def instruction(self, place: Place) -> Insn:
         """Decode the instruction at a place: EILSEQ off a boundary, else the errno of a refused instruction."""
@@ -113,11 +120,12 @@ class Checks:
             insn = decode(code, addr)
         except DecodeError as exc:
             raise KprobeError(
-                errno.EINVAL, f"{self.describe(addr)} cannot be displaced: {exc}", Rule.INSTRUCTION) from exc
+                errno.EINVAL, f"{self.describe(addr)} cannot be displaced: {exc}{self.shown(place, 'not probed')}",
+                Rule.INSTRUCTION) from exc
         if insn.refusal:
             code_, reason = insn.refusal
             raise KprobeError(
-                code_, f"'{insn.text}' at {self.describe(addr)} cannot be probed: {reason}",
+                code_, f"'{insn.text}' at {self.describe(addr)} cannot be probed: {reason}{self.shown(place, 'not probed')}",
                 Rule.BOUNDARY if code_ == errno.EILSEQ else
                 Rule.EMULATION if code_ == errno.EOPNOTSUPP else Rule.INSTRUCTION)
         return insn

@@ -24,7 +24,7 @@ from kprobes.detour import detour, jump, room
 from kprobes.errors import KprobeError
 from kprobes.insn import BREAKPOINT, MAX_INSN_SIZE
 from kprobes.options import Options
-from kprobes.port import Door, Guest, GuestMemoryError
+from kprobes.port import Door, Guest, GuestMemoryError, Symbol
 from kprobes.probes import KprobeFlag
 from kprobes.region import JUMP_SIZE, MAX_REGION, Jump, JumpState, Obstacle, Region, Regions
 from kprobes.slots import Slots
@@ -214,6 +214,11 @@ class Optimizer:
             site.region = Obstacle(errno.EINVAL, "no symbol contains it") if symbol is None else (
                 self._regions.find(site.addr, symbol))
         return site.region
+
+    def region_at(self, addr: int, symbol: Symbol) -> Region | Obstacle:
+        """Return the same for an address of ``symbol``, with a site or without."""
+        site = self._find(addr)
+        return self.region_of(site) if site is not None else self._regions.find(addr, symbol)
 
     def _prepared(self, site: Site) -> bool:
         """Whether the site has a detour, now if not before; without one the reason is noted."""

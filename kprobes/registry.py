@@ -10,7 +10,7 @@ import errno
 from collections.abc import Callable, Iterable, Iterator
 
 from kprobes.blacklist import Blacklist
-from kprobes.boost import boosted, can_boost
+from kprobes.boost import boosted, why_not
 from kprobes.checks import Checks, Place
 from kprobes.emulate import emulator, refusal
 from kprobes.errors import KprobeError, Rule
@@ -191,7 +191,7 @@ class Registry:
     def _new(self, p: Kprobe, place: Place) -> Site:
         """Make the site of a first probe."""
         insn = self.checks.instruction(place)
-        self._steppable(insn)
+        self.steppable(insn, place)
         before = self._sites.get(place.addr)
         slot = self.slots.allocate(place.addr)
         site = Site(place.addr, insn, slot)
@@ -245,13 +245,20 @@ class Registry:
         site.posts.discard(p)
         self._of.pop(p, None)
 
-    def _steppable(self, insn: Insn) -> None:
+    def steppable(self, insn: Insn, place: Place) -> None:
+        """Check that this registry can execute the instruction of a place: EOPNOTSUPP, or ENOSPC without room for it."""
         refused = refusal(insn) if self._options.step == "int3" else None
         if refused:
             code, reason = refused
-            raise KprobeError(
-                code, f"'{insn.text}' at {self.checks.describe(insn.addr)} cannot be probed with step=\"int3\": {reason}",
-                Rule.ROOM if code == errno.ENOSPC else Rule.EMULATION)
+            raise KprobeError(code, (
+                f"'{insn.text}' at {self.checks.describe(insn.addr)} cannot be probed with step=\"int3\": {reason}"
+                f"{self.checks.shown(place, 'not probed')}"), Rule.ROOM if code == errno.ENOSPC else Rule.EMULATION)
+
+    def why_not_boosted(self, insn: Insn) -> str | None:
+        """Return in words why a copy of this instruction needs a step, None when it needs none."""
+        if insn.owns & TF and insn.fixup is Fixup.MOVE_IP:
+            return "it may set TF, and a debugger that steps from there would see the jump back"
+        return why_not(insn, self._guest.fixup(insn.addr) is not None)
 
     def _prepare(self, site: Site, p: Kprobe) -> None:
         """Choose how the instruction is executed, and write its copy."""
@@ -259,10 +266,7 @@ class Registry:
         copy = displaced(insn, slot)
         if self._options.step == "int3":
             site.emulate = emulator(insn)
-        fixup = self._guest.fixup(site.addr) is not None
-        sets_tf = insn.owns & TF and insn.fixup is Fixup.MOVE_IP  # popf: a debugger would see the jump back
-        site.boosted = bool(
-            self._options.boost and p.post_handler is None and not sets_tf and can_boost(insn, fixup))
+        site.boosted = self._options.boost and p.post_handler is None and self.why_not_boosted(insn) is None
         self.slots.fill(slot, boosted(insn, slot, copy) if site.boosted else copy)
 
     def _arm(self, site: Site) -> None:

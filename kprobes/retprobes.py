@@ -150,7 +150,8 @@ class Retprobes:
         if not place.on_entry:
             raise KprobeError(errno.EINVAL, (
                 f"{self._registry.checks.describe(place.addr)} is not the entry of '{place.symbol.name}', where the return "
-                "address is at [sp]; a kretprobe has to be there"), Rule.ENTRY)
+                f"address is at [sp]; a kretprobe has to be there{self._registry.checks.shown(place, 'not the entry')}"),
+                Rule.ENTRY)
         return place
 
     def listing(self) -> tuple[Line, ...]:

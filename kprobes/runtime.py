@@ -10,6 +10,7 @@ from itertools import islice
 from kprobes.blacklist import Blacklist
 from kprobes.errors import KprobeError, Rule
 from kprobes.events import Observer
+from kprobes.explain import Explainer, Explanation
 from kprobes.handlers import Handlers
 from kprobes.jprobes import Jprobes, kprobe_of
 from kprobes.listing import Listing
@@ -44,6 +45,7 @@ class Kprobes:
         self._handlers = Handlers(guest, self._registry, self._jprobes, options, _as_callable(observer))
         self._retprobes = Retprobes(guest, self._registry, self._handlers.control)
         self.files = Listing(guest, self._registry, self._switch)
+        self._explainer = Explainer(self._registry, options)
         self._unwinder = Unwinder(guest, self._registry.text.recovered, self._retprobes.find_ret_addr)
 
     def register_kprobe(self, p: Kprobe) -> None:
@@ -283,6 +285,12 @@ class Kprobes:
         """Do at once what would be done at the deadline (wait_for_kprobe_optimizer); no cpu is waited for."""
         self._not_in_handler("wait_for_optimizer")
         self._registry.optimize()
+
+    def explain(
+        self, symbol_name: str | None = None, addr: int | None = None, offset: int = 0, *, post: bool = False,
+    ) -> Explanation:
+        """Say whether and how a probe there would be executed, and why not faster; ``post``: with a post_handler."""
+        return self._explainer.explain(symbol_name, addr, offset, post=post)
 
     def describe(self, addr: int) -> str:
         """Return ``symbol+0xoffset`` of a guest address, or the address when no symbol contains it."""

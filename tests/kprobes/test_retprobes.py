@@ -213,22 +213,24 @@ worker_stack_top:
 
 
 class FakeMachine(_FakeMachine):
-    """With the door of the trampoline."""
+    """With doors."""
+
+    now = 0
 
     def __init__(self, *args, **more):
         super().__init__(*args, **more)
         self.late = None
         store = self.memory.store
         self.memory.store = lambda addr, value, size: (
-            self._request(value) if addr == self.door(Door.TRAMPOLINE) else store(addr, value, size))
+            self._request(Door(addr >> 3 & 0xFF), value) if addr in map(self.door, Door) else store(addr, value, size))
 
     def door(self, number):
         return 0xFFFFFFFFFE000000 + 8 * number
 
-    def _request(self, at):
+    def _request(self, number, at):
         core = next(c for c in self.cpu if c.regs.sp == at)
-        trap, after = Trap(core.number, Door.TRAMPOLINE, PtRegs.unpack(self.read(at, 168))), core.next
-        self.traps.append((0x80, trap.regs.ip))
+        trap, after = Trap(core.number, number, PtRegs.unpack(self.read(at, 168))), core.next
+        self.traps.append((number, trap.regs.ip))
         self.depth += 1
         try:
             assert self.kprobes.on_trap(trap)
