@@ -8,8 +8,8 @@ Where to look: ``port`` (the machine's side), ``probes`` (the user's side), ``op
 (registration, aggregates), ``insn``, ``slots``, ``step``, ``emulate`` and ``boost`` (executing what a breakpoint displaced),
 ``region``, ``detour``, ``textpoke`` and ``optimizer`` (jumps in place of breakpoints), ``control``, ``handlers`` and
 ``faults`` (traps), ``jprobes``, ``savearea`` and ``retprobes`` (returns), ``unwind`` (back traces), ``listing`` (debugfs),
-``explain`` (what would become of a probe), ``runtime`` (all together). Data flows one way: each module imports from those
-that ``tests/test_layers.py`` finds before it.
+``explain`` (what would become of a probe), ``runtime`` (all together), ``tracing`` (the text language of probe events, a
+user of the rest). Data flows one way: each module imports from those that ``tests/test_layers.py`` finds before it.
 """
 
 from kprobes.ctypes_like import s8, s16, s32, s64, u8, u16, u32, u64
@@ -21,10 +21,11 @@ from kprobes.probes import Jprobe, Kprobe, KprobeFlag, Kretprobe, KretprobeInsta
 from kprobes.ptregs import Flag, PtRegs, Vector
 from kprobes.region import Obstacle, Region
 from kprobes.runtime import Kprobes
+from kprobes.tracing import ProbeEventError, ProbeEvents
 
 __all__ = [
     "Door", "Flag", "Guest", "GuestMemoryError", "HandlerError", "Jprobe", "Kprobe", "KprobeError", "KprobeFlag",
-    "KprobePanic", "Kprobes", "Kretprobe", "KretprobeInstance", "Miss", "Obstacle", "Options", "Phase", "ProbeEvent", "PtRegs",
-    "Region", "Rule", "Symbol", "Symbols", "Trap", "Vector", "jprobe_return", "s8", "s16", "s32", "s64", "u8", "u16", "u32",
-    "u64",
+    "KprobePanic", "Kprobes", "Kretprobe", "KretprobeInstance", "Miss", "Obstacle", "Options", "Phase", "ProbeEvent",
+    "ProbeEventError", "ProbeEvents", "PtRegs", "Region", "Rule", "Symbol", "Symbols", "Trap", "Vector", "jprobe_return",
+    "s8", "s16", "s32", "s64", "u8", "u16", "u32", "u64",
 ]

@@ -6,7 +6,7 @@ the phases of each hit (``kprobes.events``). Nothing else passes between the two
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -51,6 +51,10 @@ class Symbols(Protocol):
 
     def lookup(self, name: str) -> int | None:
         """Return the address of ``name``, or None."""
+        ...
+
+    def addresses(self, name: str) -> Sequence[int]:
+        """Return the addresses of all symbols of this name, for those that must not be ambiguous."""
         ...
 
     def containing(self, addr: int) -> Symbol | None:

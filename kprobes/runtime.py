@@ -204,6 +204,11 @@ class Kprobes:
         finally:
             block.busy -= 1
 
+    @property
+    def cpu(self) -> int:
+        """The cpu whose trap is being handled, for handlers (smp_processor_id)."""
+        return self._handlers.control.cpu
+
     def get_kprobe(self, addr: int) -> Kprobe | None:
         """Return the newest probe at exactly this address, or None."""
         site = self._registry.find(addr)

@@ -68,9 +68,11 @@ class SymbolTable:
         self._text = [(s.vaddr, s.vaddr + s.memsz) for s in segments if s.flags & PF_X]
         ranges = [(s.vaddr, s.vaddr + s.memsz) for s in segments]
         rows = sorted(symbols, key=lambda s: (s.start, not s.is_global))
-        self._addresses: dict[str, int] = {}
+        self._addresses: dict[str, list[int]] = {}
         for row in sorted(rows, key=lambda s: not s.is_global):
-            self._addresses.setdefault(row.name, row.start)
+            places = self._addresses.setdefault(row.name, [])
+            if row.start not in places:
+                places.append(row.start)
         self._symbols = _resolve(rows, ranges)
         self._starts = [s.start for s in self._symbols]
 
@@ -79,7 +81,12 @@ class SymbolTable:
 
     def lookup(self, name: str) -> int | None:
         """Return the address of a symbol, or None. A global symbol wins over local ones of the same name."""
-        return self._addresses.get(name)
+        places = self._addresses.get(name)
+        return places[0] if places else None
+
+    def addresses(self, name: str) -> list[int]:
+        """Return the addresses of all symbols of this name, that of a global one first."""
+        return list(self._addresses.get(name, ()))
 
     def containing(self, address: int) -> Symbol | None:
         """Return the symbol that an address lies in, or None."""

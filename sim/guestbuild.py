@@ -89,6 +89,7 @@ PROGRAMS = {p.name: p for p in (
     Program("doublefault", "a fault whose gate is not present",                host=False),
     Program("triple",      "a fault with no IDT",                              host=False, ends="shutdown"),
     Program("disturbed",   "a function to probe while interrupts come",         4,   40, host=False),
+    Program("opens",       "functions to trace: names, structures, recursion",  1,   40),
     Program("jprobe",      "a probed function and a jprobe handler in C",       4,   40, host=False),
 )}
 

@@ -14,6 +14,7 @@ from hw.isa.facts import VECTORS, DebugReg, SysReg, Vector
 from kprobes import GuestMemoryError as KprobesMemoryError
 from kprobes import HandlerError, Jprobe, Kprobe, KprobeError, KprobePanic, Kprobes, Options, PtRegs, Symbols
 from kprobes import Trap as ProbeTrap
+from kprobes.tracing import ProbeEvents
 from sim.deliveries import Deliveries, shutdown_text
 from sim.elf import Image, SymbolTable, load_elf
 from sim.engine import NEVER, Engine, Recording, SocFactory, Stop, StopOn, StopReason, default_soc, open_engine
@@ -78,6 +79,9 @@ class Machine:
     open at the end: starting one takes seconds. The clock stands still between calls: memory, registers and events may be
     read then, memory may be written at any time, registers at a boundary. Retire events are kept with
     ``record=Recording.ALL`` only. `probes` says how probed instructions are executed.
+
+    `probe_events` are dynamic probes in the kernel's text language (``probe_events.write("p:open do_open %di")``); `comm` is
+    what they call the guest's task, by default the name of its file.
     """
 
     def __init__(
@@ -92,9 +96,10 @@ class Machine:
         record: Recording = Recording.TRAPS,
         soc_factory: SocFactory = default_soc,
         probes: Options = _DEFAULT_OPTIONS,
+        comm: str | None = None,
     ):
         if isinstance(image, (str, Path)):
-            image = load_elf(image)
+            comm, image = comm or Path(image).stem, load_elf(image)
         self._owns_engine = isinstance(engine, str)
         if isinstance(engine, str):
             engine = open_engine(
@@ -121,7 +126,9 @@ class Machine:
         ram_bytes = config.ram_bytes
         area = max(ram_bytes - STACK_BYTES - SLOT_PAGES * PAGE, ram_bytes // 2) & -PAGE
         self._free_pages = [area + PAGE * i for i in range(SLOT_PAGES) if area + PAGE * (i + 1) <= ram_bytes - PAGE]
-        self.kprobes = Kprobes(_Guest(self), self._on_probe, probes)
+        guest = _Guest(self)
+        self.kprobes = Kprobes(guest, self._on_probe, probes)
+        self.probe_events = ProbeEvents(self.kprobes, guest, comm)
         if image is not None:
             self.load_image(image)
 
@@ -353,6 +360,10 @@ class _Guest:
     @property
     def cpus(self) -> int:
         return len(self._machine.harts)
+
+    @property
+    def now(self) -> int:
+        return self._machine.cycle
 
     @property
     def symbols(self) -> Symbols:

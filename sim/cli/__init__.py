@@ -7,6 +7,7 @@ loaded when their command is given, so that help and mistakes cost nothing.
 #: Every command and what it is for, in the order in which help lists them.
 COMMANDS = {
     "run": "run a guest, or the demo, with probes, and show every hit",
+    "trace": "trace a guest with probe events, as ftrace does",
     "explore": "let an event come in every cycle of a window, and compare",
     "vectors": "run architectural test vectors and compare",
     "qemu": "run a guest on QEMU, for another opinion",

@@ -15,12 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hw.config import Config
-from hw.isa.facts import Vector
 from sim import guestbuild
 from sim.cli import common, htmlreport
 from sim.cli.common import FINDING, OK, OUT, UserError
 from sim.cli.probing import HandlerError, KprobePanic, Probing, add_options, explain, options, place
-from sim.deliveries import lost_text, trap_text
+from sim.cli.simulate import ending, simulate
 from sim.elf import Image, load_elf
 from sim.engine import DesignError, Engine, Recording, StopReason, open_engine
 from sim.events import Trap, as_dict
@@ -36,9 +35,6 @@ EXAMPLES = (
     "run guest.elf --wave --wave-around trap:0",
     "run guest.elf --json",
 )
-
-#: The run is cut into pieces of so many cycles to show progress.
-PIECE, FAST_PIECE = 2_000, 2_000_000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +74,6 @@ class Report:
     image: Image
     result: RunResult
     hits: list[Hit]
-    chain: list[str]
     findings: list[str] = field(default_factory=list)
     equal: bool | None = None
     files: dict[str, str] = field(default_factory=dict)
@@ -139,18 +134,17 @@ def _run(name: str, image: Image, probing: Probing, arguments: argparse.Namespac
         with _machine(image, engine, arguments) as machine:
             probing.plant(machine)
             try:
-                result = _simulate(machine, arguments.max_cycles, "with probes" if probing else "running")
+                result = simulate(machine, arguments.max_cycles, "with probes" if probing else "running")
             except DesignError as error:
                 if arguments.wave or arguments.wave_around:
                     where = around(list(machine.events), arguments.wave_around or f"cycle:{error.cycle}")
                     common.note(f"wave: {_record(name, image, where, probing, engine, arguments)[0]}")
                 raise
-            report = Report(name, image, result, hits(machine.events), _chain(machine, result))
+            report = Report(name, image, result, hits(machine.events), ending(machine, result))
             events = list(machine.events)
             if arguments.events:
                 path = OUT / name / "events.jsonl" if arguments.events is True else Path(arguments.events)
                 report.files["events"] = _written(path, machine.events.write_jsonl)
-        _judge(report, arguments.max_cycles)
         if arguments.compare and probing:
             _compare(report, engine, arguments)
         if arguments.wave or arguments.wave_around:
@@ -176,47 +170,9 @@ def _machine(image: Image, engine: Engine, arguments: argparse.Namespace) -> Mac
     return Machine(image, engine=engine, record=record, probes=options(arguments))
 
 
-def _simulate(machine: Machine, max_cycles: int, what: str) -> RunResult:
-    """Run to the end, piece by piece; return the result of the whole."""
-    piece = FAST_PIECE if "fast" in machine.engine.capabilities else PIECE
-    parts: list[RunResult] = []
-    with common.progress(what) as show:
-        while not parts or (parts[-1].reason == StopReason.MAX_CYCLES and machine.cycle < max_cycles):
-            parts.append(machine.run(min(piece, max_cycles - machine.cycle)))
-            show(machine.cycle)
-    last = parts[-1]
-    return RunResult(
-        last.reason, sum(p.cycles for p in parts), sum(p.retired for p in parts), last.exit,
-        b"".join(p.console for p in parts), sum(p.hits for p in parts), last.engine, sum(p.seconds for p in parts),
-        [call for p in parts for call in p.unhandled], [lost for p in parts for lost in p.lost], last.shutdown, last.why,
-    )  # fmt: skip
-
-
-def _chain(machine: Machine, result: RunResult) -> list[str]:
-    """Name what went wrong with traps: those that led to a shutdown, one that nobody handled, and lost interrupts."""
-    lines = [result.why] if result.why else []
-    if not lines and result.unhandled:
-        before = [e for e in machine.events.of(Trap) if e.cycle <= result.unhandled[0].cycle]
-        lines = [f"a trap that nobody handled: {trap_text(trap, machine.symbols)}" for trap in before[-1:]]
-    return lines + [lost_text(lost, machine.symbols) for lost in result.lost]
-
-
-def _judge(report: Report, max_cycles: int) -> None:
-    """Find what is wrong with how the run ended."""
-    result = report.result
-    report.findings += report.chain
-    if result.reason == StopReason.SHUTDOWN:
-        if result.shutdown and result.shutdown[0].vector in (Vector.BP, Vector.DB):
-            report.findings.append("the guest has no IDT to take traps with: link sim/guest (python -m sim.guestbuild)")
-    elif not result.unhandled and result.reason == StopReason.MAX_CYCLES:
-        report.findings.append(f"the guest did not end in {max_cycles:,} cycles: give it more with --max-cycles")
-    elif not result.unhandled and result.exit is not None and result.exit >> 1:
-        report.findings.append(f"the guest ended with status {result.exit >> 1}")
-
-
 def _compare(report: Report, engine: Engine, arguments: argparse.Namespace) -> None:
     with _machine(report.image, engine, arguments) as machine:
-        plain = _simulate(machine, arguments.max_cycles, "without probes")
+        plain = simulate(machine, arguments.max_cycles, "without probes")
     probed = report.result
     report.equal = (plain.console, plain.exit, plain.reason) == (probed.console, probed.exit, probed.reason)
     if not report.equal:
@@ -243,7 +199,7 @@ def _record(
         recorder = WaveRecorder(machine)
         recorder.window(window.start, window.end)
         with contextlib.suppress(DesignError):
-            _simulate(machine, min(window.end, arguments.max_cycles), "recording the waveform")
+            simulate(machine, min(window.end, arguments.max_cycles), "recording the waveform")
         try:
             return [str(written) for written in recorder.write(path, window.marks, window.focus)]
         except OSError as error:

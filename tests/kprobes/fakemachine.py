@@ -108,6 +108,9 @@ class SymbolTable:
     def lookup(self, name):
         return next((s.start for s in self._symbols if s.name == name), None)
 
+    def addresses(self, name):
+        return [s.start for s in self._symbols if s.name == name]
+
     def containing(self, addr):
         return next((s for s in self._symbols if s.start <= addr < s.end), None)
 
@@ -150,6 +153,7 @@ class FakeMachine:
         self.guest_trap = {}   # vector -> function(machine, trap), the guest's own handler, for traps not consumed
         self.injections = []   # (condition(cpu), "irq" | "nmi", handler address)
         self.depth = 0
+        self.now = 0           # instructions so far
         self.kprobes = Kprobes(self, self.events.append, options or self.mode)
 
     def read(self, addr, n):
@@ -254,6 +258,7 @@ class FakeMachine:
                 self.injections.remove(injection)
                 self._interrupt(core, handler)
         tf = core.regs.flags & TF
+        self.now += 1
         try:
             core.execute()
         except Fault as fault:
