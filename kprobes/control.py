@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kprobes.errors import HandlerError, KprobePanic
+from kprobes.errors import GuestCallError, HandlerError, KprobePanic
 from kprobes.events import Observer, Phase, ProbeEvent
 from kprobes.jprobes import Mirror
 from kprobes.port import Guest, GuestMemoryError, Trap
@@ -41,6 +41,7 @@ class Control:
     """The control blocks of all cpus. ``settle`` is called whenever a hit has ended."""
 
     def __init__(self, guest: Guest, settle: Callable[[], None], observer: Observer | None):
+        self._guest = guest
         self._settle = settle
         self._observer = observer
         self.cpu = 0  # whose trap is being handled (smp_processor_id)
@@ -69,6 +70,8 @@ class Control:
         For any other exception the hit ends, the registers become ``undo``, and it leaves as ``HandlerError``.
         """
         outer, hit.child = hit.child, p
+        regs = trap.regs
+        caller, regs.caller = regs.caller, lambda function, args: self._call(trap.cpu, function, args)
         self.running.append(f"the {role} of {p.name}")
         try:
             try:
@@ -89,8 +92,21 @@ class Control:
                 raise HandlerError(p.name, role, f"{type(exc).__name__}: {exc}") from exc
             raise
         finally:
-            hit.child = outer
+            hit.child, regs.caller = outer, caller
             self.running.pop()
+
+    def _call(self, cpu: int, function: str | int, args: tuple[int, ...]) -> int:
+        """Run a guest function for a handler (``PtRegs.call``). Hits that it began and did not end are forgotten."""
+        addr = self._guest.symbols.lookup(function) if isinstance(function, str) else function
+        if addr is None:
+            raise GuestCallError(f"there is no symbol {function!r} in the guest to call")
+        block = self.blocks[cpu]
+        kept = block.current, block.prev
+        try:
+            return self._guest.call(cpu, addr, args)
+        except BaseException:
+            block.current, block.prev = kept
+            raise
 
     def _pardoned(self, trap: Trap, hit: Hit, p: Kprobe) -> bool:
         """Whether the fault_handler lets its handler's page fault pass."""

@@ -63,6 +63,13 @@ class HandlerError(Exception):
         self.handler = handler
 
 
+class GuestCallError(RuntimeError):
+    """A handler's call of a guest function has no result: no handler is under way, or the function did not return.
+
+    The cpu is where it was before the call; what the function did to memory stays.
+    """
+
+
 class KprobePanic(RuntimeError):
     """The guest cannot be continued as if it were not probed; the message names the probe.
 

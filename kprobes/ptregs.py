@@ -7,9 +7,12 @@ two are written twice on purpose, as a CPU and a kernel do, and a test keeps the
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from enum import IntEnum, IntFlag
 from operator import attrgetter
+
+from kprobes.errors import GuestCallError
 
 MASK64 = (1 << 64) - 1
 
@@ -84,6 +87,7 @@ class PtRegs:
 
     21 little-endian quadwords, 168 bytes, lowest address first (``struct pt_regs``, arch/x86/include/asm/ptrace.h).
     Every value is an unsigned 64-bit integer. A handler changes the guest by assigning to the fields.
+    ``caller`` is no register: it does what ``call`` promises, and is there while a handler runs.
     """
 
     r15: int = 0
@@ -107,6 +111,7 @@ class PtRegs:
     flags: int = 0
     sp: int = 0
     ss: int = 0
+    caller: Callable[[str | int, tuple[int, ...]], int] | None = field(default=None, repr=False, compare=False)
 
     def pack(self) -> bytes:
         """Return the 168 bytes of the guest's ``pt_regs``; values are taken modulo 2**64, as registers are."""
@@ -157,6 +162,17 @@ class PtRegs:
             raise IndexError(f"argument {n} is in register {ARGUMENT_REGISTERS[n]}")
         return (self.sp + 8 * (n - len(ARGUMENT_REGISTERS) + 1)) & MASK64
 
+    def call(self, function: str | int, *args: int) -> int:
+        """Run a guest function, given by symbol or address, on the cpu that was hit, and return its rax.
+
+        Only inside a handler, up to six integer arguments, on the stack below the trap, with interrupts off. Probes that
+        it hits count as missed. These registers do not change. Raise ``GuestCallError`` when there is no such symbol,
+        and when it does not return.
+        """
+        if self.caller is None:
+            raise GuestCallError("regs.call works inside a handler only, with the regs that it was given")
+        return self.caller(function, args)
+
     def dump(self) -> str:
         """Return all registers as text, four to a line."""
         cells = [f"{name:>7} {getattr(self, name) & MASK64:016x}" for name in FIELDS]
@@ -164,6 +180,6 @@ class PtRegs:
 
 
 #: Field names in memory order.
-FIELDS = tuple(field.name for field in fields(PtRegs))
+FIELDS = tuple(item.name for item in fields(PtRegs) if item.name != "caller")
 _values = attrgetter(*FIELDS)
 _LAYOUT = struct.Struct(f"<{len(FIELDS)}Q")

@@ -1,4 +1,6 @@
-"""What became of deliveries: interrupts that one lost, and the chain of events that ends in a triple fault, in words."""
+"""What became of deliveries: interrupts that one lost, the chain of events that ends in a triple fault, in words, and where
+handlers will return to.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from hw.isa.facts import EventClass, Vector
 from sim.elf import SymbolTable
-from sim.events import Deliver, Event, Lost, Trap
+from sim.events import Deliver, Event, Iret, Lost, Trap, TrapPortCall
 from sim.report import vector_name
 
 #: What nothing repeats when its delivery meets a fault: the handler of the fault returns to where the event came, not to it.
@@ -38,6 +40,37 @@ class Deliveries:
                     first = traps[-1]
                     yield Lost(event.hart, event.cycle, first.vector, first.event_class, first.rip, event.vector)
                 traps.append(event)
+
+
+class Returns:
+    """Follows the events of each hart: the addresses that traps saved and no iretq has returned to."""
+
+    def __init__(self) -> None:
+        self._saved: dict[int | None, list[int]] = defaultdict(list)
+
+    def follow(self, event: Event) -> None:
+        """Take note of an event."""
+        if isinstance(event, Trap):
+            self._saved[event.hart].append(event.rip)
+        elif isinstance(event, Iret):
+            self._remove(event.hart, event.rip)
+        elif isinstance(event, TrapPortCall) and event.resume != event.rip and self._remove(event.hart, event.rip):
+            self._saved[event.hart].append(event.resume)
+
+    def _remove(self, hart: int | None, address: int) -> bool:
+        saved = self._saved[hart]
+        found = address in saved
+        if found:
+            del saved[len(saved) - 1 - saved[::-1].index(address)]
+        return found
+
+    def forget(self, hart: int) -> None:
+        """Drop what a hart has saved: it has returned in ways of its own."""
+        self._saved[hart].clear()
+
+    def any_in(self, hart: int, start: int, end: int) -> bool:
+        """Whether a hart may return into [start, end)."""
+        return any(start <= address < end for address in self._saved[hart])
 
 
 def trap_text(trap: Trap, symbols: SymbolTable) -> str:

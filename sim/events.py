@@ -86,6 +86,16 @@ class TrapPortCall(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class GuestCall(Event):
+    """A handler has called the guest function at `address`, in cycle `began`, and has got `result`."""
+
+    kind: ClassVar[str] = "call"
+    address: int
+    result: int
+    began: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProbePhase(Event):
     """A phase of a probe hit (`kprobes` names them), in the cycle of the TrapPortCall that it belongs to.
 

@@ -3,42 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
 from hw.bus import HIGH_BASE
 from hw.config import Config
-from hw.isa.facts import VECTORS, DebugReg, SysReg, Vector
-from kprobes import GuestMemoryError as KprobesMemoryError
-from kprobes import HandlerError, Jprobe, Kprobe, KprobeError, KprobePanic, Kprobes, Options, PtRegs, Symbols
-from kprobes import Trap as ProbeTrap
+from kprobes import HandlerError, Jprobe, Kprobe, KprobeError, KprobePanic, Kprobes, Options, PtRegs
 from kprobes.tracing import ProbeEvents
-from sim.deliveries import Deliveries, shutdown_text
+from sim.deliveries import Deliveries, Returns, shutdown_text
 from sim.elf import Image, SymbolTable, load_elf
 from sim.engine import NEVER, Engine, Recording, SocFactory, Stop, StopOn, StopReason, default_soc, open_engine
 from sim.events import Event, EventLog, Lost, ProbePhase, Shutdown, Trap, TrapPortCall, from_records
+from sim.guestport import GuestPort
 from sim.harts import HartView
 from sim.memento import Memento
 from sim.memory import GuestMemory, GuestMemoryError
+from sim.trapport import Call, TrapPort
 
 #: This module is the one door to the runtime; what plants probes from within `sim` takes these from here.
 __all__ = ["HandlerError", "Jprobe", "Kprobe", "KprobeError", "KprobePanic", "Machine", "Options", "PtRegs", "RunResult"]
 
-PT_REGS_BYTES = len(PtRegs().pack())
 PAGE = 4096
 
-#: Pages for the runtime's slots: 64 KiB, which end 192 KiB below the top of RAM, where the stack is.
-SLOT_PAGES = 16
+#: Pages for the code that ends guest calls, and for the runtime's code. They end 192 KiB below the top of RAM, where the
+#: stack is.
+SLOT_PAGES = 1 + 16
 STACK_BYTES = 192 << 10
 
-#: A run that waits for a boundary gives up after so many cycles.
+#: A step gives up after so many cycles for each instruction.
 PATIENCE = 10_000
 
 _DEFAULT_OPTIONS = Options()
-
-_HAS_ERROR = {row.number for row in VECTORS if row.has_error}
 
 
 @dataclass(frozen=True)
@@ -111,22 +107,24 @@ class Machine:
             engine.write_mem(0, bytes(config.ram_bytes))
         self.engine: Engine = engine
         self.engine.record(record)
-        self._record = record
+        self.record_mode = record
         #: Addresses whose instructions get Retire events, with Recording.ALL; None: all.
         self.watch: Container[int] | None = None
-        self.mem = GuestMemory(self.engine, self._memory_changed)
+        self.mem = GuestMemory(self.engine, self.fetch_anew)
         self.harts = [HartView(self.engine, number) for number in range(harts)]
         self.events = EventLog()
         self._deliveries = Deliveries()
+        self.returns = Returns()
         self.symbols = SymbolTable()
         self._stale: set[int] = set()
         self._user: list[object] = []
+        self.text: list[tuple[int, int]] = []
         self._ended: Stop | None = None
-        self._text: list[tuple[int, int]] = []
+        self._worked = -1
         ram_bytes = config.ram_bytes
         area = max(ram_bytes - STACK_BYTES - SLOT_PAGES * PAGE, ram_bytes // 2) & -PAGE
-        self._free_pages = [area + PAGE * i for i in range(SLOT_PAGES) if area + PAGE * (i + 1) <= ram_bytes - PAGE]
-        guest = _Guest(self)
+        own, *free = range(area, min(area + SLOT_PAGES * PAGE, ram_bytes - PAGE), PAGE)
+        self.port, guest = TrapPort(self, own), GuestPort(self, free)
         self.kprobes = Kprobes(guest, self._on_probe, probes)
         self.probe_events = ProbeEvents(self.kprobes, guest, comm)
         if image is not None:
@@ -137,10 +135,23 @@ class Machine:
         """Number of the current cycle."""
         return self.engine.cycle
 
+    @property
+    def deadline(self) -> int | None:
+        """Cycle at which the runtime wants to work next."""
+        return self.kprobes.deadline
+
+    def fetch_anew(self) -> None:
+        """Let every hart fetch its code again before it runs on: memory has changed under way."""
+        self._stale.update(range(len(self.harts)))
+
+    def fetches(self, hart: int) -> None:
+        """Take note that a hart will fetch its code again without help."""
+        self._stale.discard(hart)
+
     def load(self, address: int, code: bytes, *, start: bool = True) -> None:
         """Place code, and with `start` let hart 0 begin there. The code counts as text that can be probed."""
         self.mem.write(address, code)
-        self._text.append((address, address + len(code)))
+        self.text.append((address, address + len(code)))
         if start:
             self._start(address)
 
@@ -172,15 +183,13 @@ class Machine:
         stop = self._stop_on(until)
         began, first, start = time.perf_counter(), len(self.events), self.cycle
         retired = [hart.retired for hart in self.harts]
-        ended, self._ended = self._ended or self._refetch(stop), None
-        while ended is None:
-            left = stop
-            if stop.retired is not None:
-                done = [h.retired - r for h, r in zip(self.harts, retired, strict=True)]
-                left = replace(stop, retired=stop.retired - (sum(done) if stop.hart is None else done[stop.hart]))
-            ended = self._clocked(max(0, start + max_cycles - self.cycle), left)
+        try:
+            ended = self.advance(max_cycles, stop)
+        except BaseException:
+            self._ended = None
+            raise
         if ended.reason == StopReason.SHUTDOWN:
-            self.events.append(Shutdown(ended.hart, self.cycle - 1, tuple(self._deliveries.chain(ended.hart))))
+            self.note(Shutdown(ended.hart, self.cycle - 1, tuple(self._deliveries.chain(ended.hart))))
         return self._result(ended.reason, first, start, retired, time.perf_counter() - began)
 
     def step(self, count: int = 1, hart: int = 0) -> RunResult:
@@ -193,7 +202,10 @@ class Machine:
         `run` begins with the same; after this alone, the cycle is known from which no hart runs old code. If the guest
         ends meanwhile, the next `run` says so.
         """
-        self._ended = self._ended or self._refetch(NEVER)
+        while self._stale and self._ended is None and self._busy():
+            ended = self.advance(1)
+            if ended.reason != StopReason.MAX_CYCLES:
+                self._ended = ended
 
     def keep(self, state: object) -> None:
         """Let snapshots include an object of the user: a list, a dict, a set that handlers change, and what is in it.
@@ -208,7 +220,7 @@ class Machine:
         EngineError if the engine has not the capability ``snapshot``.
         """
         hardware = self.engine.save()
-        self.events.extend(self._deliveries.follow(self._drained()))
+        self._drain()
         return Snapshot(self.cycle, hardware, Memento([self], [self.engine, self.symbols]))
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -226,22 +238,6 @@ class Machine:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
-
-    def _clocked(self, max_cycles: int, stop: StopOn) -> Stop | None:
-        """Run the engine and log what happened; None if it stopped for the runtime, which has then answered."""
-        try:
-            ended = self.engine.run(max_cycles, stop)
-        finally:  # a DesignError leaves the events that led to it
-            self.events.extend(self._deliveries.follow(self._drained()))
-        if ended.reason != StopReason.TRAP_REQUEST:
-            return ended
-        assert ended.hart is not None
-        self._trap_request(ended.hart)
-        return None
-
-    def _drained(self) -> list[Event]:
-        retires = self._record == Recording.ALL and (True if self.watch is None else self.watch)
-        return from_records(self.engine.drain(), retires)
 
     def _stop_on(self, until: str | int | StopOn | None) -> StopOn:
         if until is None:
@@ -275,69 +271,96 @@ class Machine:
             why=f"hart {down.hart} {shutdown_text(chain, self.symbols)}" if isinstance(down, Shutdown) else "",
         )
 
-    # Memory that changed under way.
+    # Running.
 
-    def _memory_changed(self) -> None:
-        self._stale.update(range(len(self.harts)))
+    def advance(self, cycles: int, stop: StopOn = NEVER, call: Call | None = None) -> Stop:
+        """Run at most `cycles`, serving TrapPort requests, until another event; with `call` until its request.
 
-    def _refetch(self, stop: StopOn) -> Stop | None:
-        """As `sync`; what ended the run, if anything did. Of `stop`, only events of the hart that is waited for count.
-
-        A hart that waits in a TrapPort store needs nothing: the entry stub leaves by iretq, which refetches.
+        Within a handler, an exit of the guest waits for its end. Outside of one, the cycles of handlers' calls count.
         """
+        first, began, own = self._retired(stop), self.cycle, 0
+        while True:
+            if self._ended is not None and self.port.idle:
+                ended, self._ended = self._ended, None
+                return ended
+            left = stop
+            if stop.retired is not None:
+                left = replace(stop, retired=stop.retired - (self._retired(stop) - first))
+            budget = cycles - (own if call else self.cycle - began)
+            if budget <= 0:
+                return Stop(StopReason.MAX_CYCLES, None, own)
+            if (self._stale or self._work_is_due()) and self._busy():
+                budget = 1
+            elif self.port.idle and self.deadline is not None:
+                budget = min(budget, max(1, self.deadline - self.cycle))
+            ended = self._run(budget, left)
+            own += ended.cycles
+            if ended.reason == StopReason.TRAP_REQUEST:
+                assert ended.hart is not None
+                if call is not None and ended.hart == call.hart and self.port.meets(call):
+                    return replace(ended, cycles=own)
+                self.port.serve(ended.hart)
+            elif ended.reason == StopReason.EXIT and not self.port.idle:
+                self._ended = ended
+            elif ended.reason != StopReason.MAX_CYCLES:
+                return replace(ended, cycles=own)
+
+    def _run(self, cycles: int, stop: StopOn) -> Stop:
+        """Let the engine run, and take what it recorded."""
+        try:
+            return self.engine.run(cycles, stop)
+        finally:  # a DesignError leaves the events that led to it
+            self._drain()
+
+    def _drain(self) -> None:
+        retires = self.record_mode == Recording.ALL and (True if self.watch is None else self.watch)
+        for event in self._deliveries.follow(from_records(self.engine.drain(), retires)):
+            self.note(event)
+
+    def note(self, event: Event) -> None:
+        """Put an event into the log."""
+        self.events.append(event)
+        self.returns.follow(event)
+
+    def _retired(self, stop: StopOn) -> int:
+        return sum(hart.retired for hart in self.harts if stop.hart in (None, hart.number))
+
+    def _work_is_due(self) -> bool:
+        return self.port.idle and self.deadline is not None and self.deadline <= self.cycle != self._worked
+
+    def _busy(self) -> bool:
+        """Do what is to be done between instructions: the runtime's work, and fetching anew; True: it has to wait for some."""
+        if self._work_is_due():
+            states = [hart.state for hart in self.harts]
+            if any(state.trap_request or not state.boundary for state in states):
+                return True
+            self._worked = self.cycle
+            self.kprobes.work()
+        return self._refetch()
+
+    def _refetch(self) -> bool:
+        """Let harts fetch again what they had fetched before memory was written; True: one has to come to a boundary first.
+
+        One that waits in a TrapPort store of an entry stub does so anyway.
+        """
+        waiting = False
         for hart in sorted(self._stale):
-            watched = replace(stop if stop.hart in (None, hart) else NEVER, retired=None, boundary=True, hart=hart)
-            while not self.engine.state(hart).trap_request and not self.engine.state(hart).shutdown:
-                ended = self._clocked(PATIENCE, watched)
-                if ended is None:  # the runtime had to answer, this hart or another
-                    continue
-                if ended.reason == StopReason.BOUNDARY:
-                    self.engine.refetch(hart)
-                elif ended.reason != StopReason.MAX_CYCLES:
-                    return ended
-                break
-            self._stale.discard(hart)
-        return None
-
-    # The runtime.
-
-    def _trap_request(self, hart: int) -> None:
-        """Give a TrapPort request to the runtime, write back what it changed, and arm the answer."""
-        vector, where = self.engine.trap_request(hart)
-        try:
-            regs = PtRegs.unpack(self.mem.read(where, PT_REGS_BYTES))
-        except GuestMemoryError:
-            self._answer(hart, TrapPortCall(hart, self.cycle, vector, where, 0, 0, False))
-            return
-        trap = ProbeTrap(cpu=hart, vector=vector, regs=regs)
-        if vector in _HAS_ERROR:
-            trap.error = regs.orig_ax
-        if vector == Vector.PF:
-            trap.cr2 = self.engine.read_reg(hart, DebugReg.SYS + SysReg.CR2)
-        if vector == Vector.DB:
-            # BS is sticky: the entry stub clears DR6 if this trap is handled
-            trap.dr6 = self.engine.read_reg(hart, DebugReg.SYS + SysReg.DR6)
-        before, handled = regs.ip, False
-        packed = regs.pack()
-        try:
-            handled = self.kprobes.on_trap(trap)
-        except HandlerError:
-            handled = True
-            raise
-        finally:
-            if trap.regs.pack() != packed:
-                self.engine.write_mem(self.mem.translate(where), trap.regs.pack())
-            # Nothing to refetch on this hart: the stub reads pt_regs after this store, and leaves by iretq.
-            self._stale.discard(hart)
-            self._answer(hart, TrapPortCall(hart, self.cycle, vector, where, before, trap.regs.ip, handled))
-
-    def _answer(self, hart: int, call: TrapPortCall) -> None:
-        self.events.append(call)
-        self.engine.complete_trap(hart, call.handled)
+            state = self.engine.state(hart)
+            if self.port.waits(hart):
+                if self.port.leaves_by_iretq(hart):
+                    self._stale.discard(hart)
+            elif state.shutdown:
+                self._stale.discard(hart)
+            elif state.boundary and not state.trap_request:
+                self.engine.refetch(hart)
+                self._stale.discard(hart)
+            else:
+                waiting = True
+        return waiting
 
     def _on_probe(self, event: object) -> None:
         address = event.addr  # type: ignore[attr-defined]
-        self.events.append(
+        self.note(
             ProbePhase(
                 event.cpu,  # type: ignore[attr-defined]
                 self.cycle,
@@ -349,68 +372,4 @@ class Machine:
                 event.reason and str(event.reason),  # type: ignore[attr-defined]
             )
         )
-
-
-class _Guest:
-    """`kprobes.port.Guest` over a machine."""
-
-    def __init__(self, machine: Machine):
-        self._machine = machine
-
-    @property
-    def cpus(self) -> int:
-        return len(self._machine.harts)
-
-    @property
-    def now(self) -> int:
-        return self._machine.cycle
-
-    @property
-    def symbols(self) -> Symbols:
-        return cast(Symbols, self._machine.symbols)  # the same members, read-only here
-
-    def read(self, addr: int, n: int) -> bytes:
-        try:
-            return self._machine.mem.read(addr, n)
-        except GuestMemoryError as error:
-            raise KprobesMemoryError(str(error)) from None
-
-    def write(self, addr: int, data: bytes) -> None:
-        try:
-            self._machine.mem.write(addr, data)
-        except GuestMemoryError as error:
-            raise KprobesMemoryError(str(error)) from None
-
-    def is_text(self, addr: int) -> bool:
-        machine = self._machine
-        return machine.symbols.is_text(addr) or any(start <= addr < end for start, end in machine._text)
-
-    def alloc_text_page(self, near: int) -> int:
-        if not self._machine._free_pages:
-            raise MemoryError("all pages for slots are in use")
-        physical = self._machine._free_pages.pop()
-        self._machine.engine.write_mem(physical, bytes(PAGE))
-        return physical + (HIGH_BASE if near >= HIGH_BASE else 0)
-
-    def free_text_page(self, addr: int) -> None:
-        self._machine._free_pages.append(self._machine.mem.translate(addr, PAGE))
-
-    def blacklist(self) -> Iterable[tuple[int, int, str]]:
-        start, end = (self._machine.symbols.lookup(f"__entry_text_{edge}") for edge in ("start", "end"))
-        if start is not None and end is not None:
-            yield start, end, "the entry code of the traps"
-
-    def stack_end(self, cpu: int, sp: int) -> int:
-        ram = self._machine.engine.config.ram_bytes
-        return ram + (HIGH_BASE if sp >= HIGH_BASE else 0)
-
-    def fixup(self, addr: int) -> int | None:
-        return None
-
-    def settled(self, start: int, end: int) -> bool:
-        return not any(start <= hart.regs.rip < end for hart in self._machine.harts)
-
-    def sync_cores(self) -> None:
-        """Nothing at once: every write marked the harts, and they fetch again before they run on."""
-
 

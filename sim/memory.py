@@ -42,10 +42,14 @@ class GuestMemory:
 
     def write(self, address: int, data: bytes) -> None:
         """Write all of `data`, or nothing if a byte of it is not mapped."""
+        self.store(address, data)
+        self._changed()
+
+    def store(self, address: int, data: bytes) -> None:
+        """Write what no hart has fetched as code."""
         data = bytes(data)
         for at, done, n in list(self._pieces(address, len(data))):
             self._engine.write_mem(at, data[done : done + n])
-        self._changed()
 
     def _pieces(self, address: int, size: int) -> Iterator[tuple[int, int, int]]:
         """Yield physical address, offset and length of the pieces in which the bytes lie."""

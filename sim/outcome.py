@@ -70,8 +70,13 @@ def executions(events: Iterable[Event], watched: Collection[int]) -> Iterator[in
         if isinstance(event, Retire):
             if event.pc in watched and event.last and not event.again and not event.delivery:
                 yield event.pc
-        elif isinstance(event, ProbePhase) and event.phase in ("hit", "miss") and event.address in watched:
+        elif isinstance(event, ProbePhase) and event.address in watched and _executes(event):
             yield event.address
+
+
+def _executes(event: ProbePhase) -> bool:
+    """Whether a phase stands for an execution: of the misses, only those of hits within hits do."""
+    return event.phase == "hit" or (event.phase == "miss" and event.reason == "re-entrant")
 
 
 def differences(machine: Machine, mine: Outcome, wanted: Outcome, ignored: Iterable[Range] = ()) -> Iterator[str]:

@@ -45,6 +45,11 @@ extern volatile unsigned long irq_count;
 void jprobe_return(void);
 extern char jprobe_return_end[];
 
+/* For inline assembly: a fault of the instruction at label `insn` continues at `fixup`, as the kernel's exception table
+ * has it. The default trap handling looks there before it calls trap_unhandled(). */
+#define EX_TABLE(insn, fixup) \
+	".pushsection __ex_table, \"a\"\n.balign 4\n.long (" #insn ") - .\n.long (" #fixup ") - .\n.popsection\n"
+
 enum { EXIT_UNHANDLED = 0x7f };
 
 static inline void outb(uint16_t port, uint8_t value) { __asm__ volatile("outb %0, %1" : : "a"(value), "Nd"(port)); }

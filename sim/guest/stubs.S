@@ -142,7 +142,7 @@ call_unhandled:
 	mov	%rsp, %rdi
 	cld
 	sub	$8, %rsp
-	call	trap_unhandled
+	call	trap_default
 	add	$8, %rsp
 	pop_regs_and_return
 	.size	call_unhandled, . - call_unhandled

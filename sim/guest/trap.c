@@ -66,6 +66,29 @@ ENTRY_TEXT __attribute__((weak)) void irq_handler(struct pt_regs *regs, unsigned
 	irq_count++;
 }
 
+struct fixup {
+	int32_t insn, fixup; /* each relative to its own place */
+};
+
+extern const struct fixup __start___ex_table[], __stop___ex_table[];
+
+/* Vectors whose saved ip is that of the instruction that failed. */
+#define FAULTS (~(1u << 1 | 1u << 2 | 1u << 3 | 1u << 4 | 1u << 8 | 1u << 18))
+
+/* What the runtime did not handle: the exception table, then trap_unhandled(). */
+ENTRY_TEXT void trap_default(struct pt_regs *regs, unsigned long vector)
+{
+	const struct fixup *entry = __start___ex_table;
+
+	if (FAULTS >> vector & 1 && !(regs->cs & 3))
+		for (; entry < __stop___ex_table; entry++)
+			if ((uint64_t)&entry->insn + entry->insn == regs->ip) {
+				regs->ip = (uint64_t)&entry->fixup + entry->fixup;
+				return;
+			}
+	trap_unhandled(regs, vector);
+}
+
 ENTRY_TEXT __attribute__((weak)) void trap_unhandled(struct pt_regs *regs, unsigned long vector)
 {
 	puts("unhandled trap ");

@@ -64,6 +64,7 @@ class Cpu:
         self.bases = {"fs": 0, "gs": 0}
         self.xmm = {}
         self.halted = False
+        self.interrupted = []  # where interrupts came, innermost last
 
     def execute(self):
         """Execute one instruction; raise ``Fault`` with all registers as they were."""
@@ -348,6 +349,8 @@ class Cpu:
         frame = [self.pop() for _ in range(5)]
         self.next, self.regs.cs, flags, self.regs.sp, self.regs.ss = frame
         self.regs.flags = flags & (POPPABLE | 0x10000) | 2
+        if self.next in self.interrupted:
+            self.interrupted.remove(self.next)
 
     def _loop(self, target, wanted=True):
         narrow = 0x67 in self.insn.prefix

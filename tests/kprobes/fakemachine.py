@@ -6,6 +6,7 @@ NMI does not. Whatever the runtime does not consume goes to ``guest_trap`` (the 
 """
 
 import functools
+import struct
 import subprocess
 import tempfile
 from pathlib import Path
@@ -13,12 +14,14 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 
 from kprobes import GuestMemoryError, Kprobes, Options, PtRegs, Symbol, Trap
+from kprobes.errors import GuestCallError
 from tests.kprobes.fakecpu import IF, MASK64, TF, Cpu, Fault
 
 TEXT = 0xFFFFFFFF80100000
 DATA = 0xFFFFFFFF80200000
 STACK = 0xFFFFFFFF80300000
 STACK_SIZE = 0x4000
+DOORS = 0xFFFFFFFFFE000000  # a store to this page reaches the runtime without a trap
 HOME = 0xFFFFFFFF80400000  # where a called function returns to: the end of a run
 DR6 = 0xFFFF0FF0
 
@@ -31,9 +34,14 @@ MODES = {
 
 @functools.lru_cache(maxsize=256)
 def assemble(source, text=TEXT, data=DATA):
-    """Assemble Intel-syntax source into sections and symbols. ``func NAME`` ... ``endf NAME`` makes a sized symbol."""
+    """Assemble Intel-syntax source into sections and symbols. ``func NAME`` ... ``endf NAME`` makes a sized symbol.
+
+    ``extable INSN, FIXUP`` makes an entry of the exception table.
+    """
     macros = (".intel_syntax noprefix\n.macro func n\n.globl \\n\n.type \\n,@function\n\\n:\n.endm\n"
-              ".macro endf n\n.size \\n, .-\\n\n.endm\n.text\n")
+              ".macro endf n\n.size \\n, .-\\n\n.endm\n"
+              ".macro extable insn, fixup\n.pushsection __ex_table, \"a\"\n.balign 8\n.long \\insn - .\n"
+              ".long \\fixup - .\n.popsection\n.endm\n.text\n")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "a.s").write_text(macros + source + "\n")
@@ -45,9 +53,13 @@ def assemble(source, text=TEXT, data=DATA):
             elf = ELFFile(file)
             sections = [(s["sh_addr"], s.data(), bool(s["sh_flags"] & 4))
                         for s in elf.iter_sections() if s["sh_flags"] & 2 and s["sh_size"]]
+            places = elf.get_section_by_name("__ex_table")
             table = elf.get_section_by_name(".symtab").iter_symbols()
             symbols = [Symbol(s.name, s["st_value"], s["st_size"]) for s in table
                        if s.name and s["st_info"]["type"] in ("STT_FUNC", "STT_OBJECT", "STT_NOTYPE")]
+            if places is not None:
+                start, size = places["sh_addr"], places["sh_size"]
+                symbols += [Symbol("__start___ex_table", start, 0), Symbol("__stop___ex_table", start + size, 0)]
     return tuple(sections), tuple(symbols)
 
 
@@ -56,6 +68,7 @@ class Memory:
 
     def __init__(self):
         self.pages = {}
+        self.door = None  # the number of a door and what was stored there, until the machine looks
 
     def map(self, addr, size):
         for page in range(addr & -4096, addr + size, 4096):
@@ -88,6 +101,9 @@ class Memory:
         return int.from_bytes(self.peek(addr, size), "little")
 
     def store(self, addr, value, size):
+        if addr & -4096 == DOORS:
+            self.door = (addr - DOORS) // 8, value
+            return
         self._check(addr, size, True)
         self.poke(addr, (value & ((1 << 8 * size) - 1)).to_bytes(size, "little"))
 
@@ -118,10 +134,33 @@ class SymbolTable:
         return [s.name for s in self._symbols]
 
 
+class StillRunning(AssertionError):
+    """A function has not returned within its limit."""
+
+
 class UnhandledTrap(Exception):
     def __init__(self, trap):
         super().__init__(f"vector {trap.vector} at {trap.regs.ip:#x}")
         self.trap = trap
+
+
+class Guest:
+    """``kprobes.port.Guest``: the machine itself, but for ``call``, which means something else to tests."""
+
+    def __init__(self, machine):
+        self._machine = machine
+
+    def __getattr__(self, name):
+        return getattr(self._machine, name)
+
+    def call(self, cpu, addr, args):
+        machine = self._machine
+        if not machine.depth:
+            raise GuestCallError("no handler is under way")
+        try:
+            return machine.call(addr, *args, cpu=cpu)
+        except (StillRunning, UnhandledTrap) as error:
+            raise GuestCallError(f"the called function does not return: {error}") from error
 
 
 class FakeMachine:
@@ -153,8 +192,9 @@ class FakeMachine:
         self.guest_trap = {}   # vector -> function(machine, trap), the guest's own handler, for traps not consumed
         self.injections = []   # (condition(cpu), "irq" | "nmi", handler address)
         self.depth = 0
-        self.now = 0           # instructions so far
-        self.kprobes = Kprobes(self, self.events.append, options or self.mode)
+        self.now = 0           # instructions executed
+        self.guest = Guest(self)
+        self.kprobes = Kprobes(self.guest, self.events.append, options or self.mode)
 
     def read(self, addr, n):
         return self.memory.peek(addr, n)
@@ -188,11 +228,20 @@ class FakeMachine:
     def sync_cores(self):
         self.syncs += 1
 
+    def door(self, number):
+        return DOORS + 8 * number
+
     def fixup(self, addr):
+        start, stop = (self.symbols.lookup(f"__{edge}___ex_table") for edge in ("start", "stop"))
+        for at in range(start or 0, stop or 0, 8):
+            insn, target = struct.unpack("<ii", self.read(at, 8))
+            if at + insn == addr:
+                return at + 4 + target
         return None
 
     def settled(self, start, end):
-        return not any(start <= cpu.regs.ip < end for cpu in self.cpu)
+        return not self.depth and not any(
+            start <= addr < end for core in self.cpu for addr in (core.regs.ip, *core.interrupted))
 
     def __getitem__(self, name):
         """Return the address of a symbol."""
@@ -229,16 +278,17 @@ class FakeMachine:
     def call(self, addr, *args, cpu=0, flags=IF, limit=10000):
         """Call a guest function and return rax; from inside a handler, on the stack below the trap."""
         outer = self.cpu[cpu].regs
-        if self.depth:
-            self.cpu[cpu].regs = PtRegs(cs=outer.cs, ss=outer.ss)
-            regs = self.start(addr, *args, cpu=cpu, flags=0, sp=((outer.sp & -16) - 0x408))
-        else:
-            regs = self.start(addr, *args, cpu=cpu, flags=flags)
-        self.run(cpu, limit)
-        regs = self.cpu[cpu].regs
-        if self.depth:
+        if not self.depth:
+            self.start(addr, *args, cpu=cpu, flags=flags)
+            self.run(cpu, limit)
+            return self.cpu[cpu].regs.ax
+        self.cpu[cpu].regs = PtRegs(cs=outer.cs, ss=outer.ss)
+        try:
+            self.start(addr, *args, cpu=cpu, flags=0, sp=((outer.sp & -16) - 0x408))
+            self.run(cpu, limit)
+            return self.cpu[cpu].regs.ax
+        finally:
             self.cpu[cpu].regs = outer
-        return regs.ax
 
     def run(self, cpu=0, limit=10000, until=None):
         """Run until the function returned HOME, or ``until(regs)``."""
@@ -247,7 +297,7 @@ class FakeMachine:
             if regs.ip == HOME or (until and until(regs)):
                 return
             self.step(cpu)
-        raise AssertionError(f"still running at {self.cpu[cpu].regs.ip:#x} after {limit} instructions")
+        raise StillRunning(f"still running at {self.cpu[cpu].regs.ip:#x} after {limit} instructions")
 
     def step(self, cpu=0):
         """Interrupts, then one instruction, then its traps."""
@@ -257,15 +307,28 @@ class FakeMachine:
             if condition(core) and (kind == "nmi" or core.regs.flags & IF):
                 self.injections.remove(injection)
                 self._interrupt(core, handler)
-        tf = core.regs.flags & TF
         self.now += 1
+        tf = core.regs.flags & TF
         try:
             core.execute()
         except Fault as fault:
             self._trap(core, Trap(cpu, fault.vector, core.regs, fault.error, fault.cr2))
             return
+        if self.memory.door:
+            (number, at), self.memory.door = self.memory.door, None
+            self._door(core, number, at)
         if tf:
             self._trap(core, Trap(cpu, 1, core.regs, dr6=DR6 | 1 << 14))
+
+    def _door(self, core, number, at):
+        """Code of the runtime has stored the address of a pt_regs: it goes on with what lies there afterwards."""
+        trap = Trap(core.number, number, PtRegs.unpack(self.read(at, 168)))
+        self.depth += 1
+        try:
+            assert self.kprobes.on_trap(trap), f"nobody stands behind door {number:#x}"
+        finally:
+            self.depth -= 1
+            self.write(at, trap.regs.pack())
 
     def _interrupt(self, core, handler):
         regs = core.regs
@@ -273,6 +336,7 @@ class FakeMachine:
         regs.sp &= -16
         for value in reversed(frame):
             core.push(value)
+        core.interrupted.append(regs.ip)
         regs.flags &= ~(TF | IF)
         regs.ip = handler
 

@@ -70,7 +70,7 @@ def test_arming_and_disarming_in_every_cycle(guest):
 
 def test_without_refetching_a_probe_is_missed(guest, monkeypatch):
     """The hart goes on with what it has fetched: exploration has to find the cycles in which that is the probed instruction."""
-    monkeypatch.setattr(Machine, "_refetch", lambda self, stop: self._stale.clear())
+    monkeypatch.setattr(Machine, "_refetch", lambda self: self._stale.clear())
     found = explore(guest(n=8), arm("k_load"), range(100, 610), most=None)
     assert 5 < len(found.findings) < 200
     for finding in found.findings:

@@ -1,0 +1,131 @@
+"""The guest as the probe runtime sees it: `kprobes.port.Guest` over a machine."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
+
+from hw.bus import DEVICE_VIRT, HIGH_BASE
+from hw.isa.facts import RFlag
+from kprobes import Door, Symbols
+from kprobes import GuestMemoryError as KprobesMemoryError
+from sim.engine import Recording
+from sim.memory import GuestMemoryError
+
+if TYPE_CHECKING:
+    from sim.machine import Machine
+
+PAGE = 4096
+
+
+class GuestPort:
+    """What the runtime asks of the machine (`kprobes.port.Guest` says what each member means)."""
+
+    def __init__(self, machine: Machine, pages: list[int]):
+        """`pages`: physical pages of RAM for the runtime's code."""
+        self._machine, self._free_pages = machine, pages
+
+    @property
+    def cpus(self) -> int:
+        """The number of harts."""
+        return len(self._machine.harts)
+
+    @property
+    def symbols(self) -> Symbols:
+        """The symbols of the image."""
+        return cast(Symbols, self._machine.symbols)  # the same members, read-only here
+
+    @property
+    def now(self) -> int:
+        """The current cycle."""
+        return self._machine.cycle
+
+    def read(self, addr: int, n: int) -> bytes:
+        """Read guest memory by virtual address."""
+        try:
+            return self._machine.mem.read(addr, n)
+        except GuestMemoryError as error:
+            raise KprobesMemoryError(str(error)) from None
+
+    def write(self, addr: int, data: bytes) -> None:
+        """Harts fetch text again at `sync_cores`, which follows each write to it."""
+        try:
+            self._machine.mem.store(addr, data)
+        except GuestMemoryError as error:
+            raise KprobesMemoryError(str(error)) from None
+
+    def sync_cores(self) -> None:
+        """Nothing at once: the harts fetch again before they run on."""
+        self._machine.fetch_anew()
+
+    def is_text(self, addr: int) -> bool:
+        """Whether code of the image or of `Machine.load` lies there."""
+        machine = self._machine
+        return machine.symbols.is_text(addr) or any(start <= addr < end for start, end in machine.text)
+
+    def alloc_text_page(self, near: int) -> int:
+        """Return a zeroed page in the alias of RAM that `near` lies in."""
+        if not self._free_pages:
+            raise MemoryError("all pages for slots are in use")
+        physical = self._free_pages.pop()
+        self._machine.engine.write_mem(physical, bytes(PAGE))
+        return physical + (HIGH_BASE if near >= HIGH_BASE else 0)
+
+    def free_text_page(self, addr: int) -> None:
+        """Take a page back."""
+        self._free_pages.append(self._machine.mem.translate(addr, PAGE))
+
+    def blacklist(self) -> Iterable[tuple[int, int, str]]:
+        """Name the entry code of the traps, and code of the machine's own."""
+        start, end = (self._machine.symbols.lookup(f"__entry_text_{edge}") for edge in ("start", "end"))
+        if start is not None and end is not None:
+            yield start, end, "the entry code of the traps"
+        first, last = self._machine.port.code
+        for alias in (0, HIGH_BASE):
+            yield alias + first, alias + last, "the code that ends guest calls"
+
+    def stack_end(self, cpu: int, sp: int) -> int:
+        """Return the end of RAM."""
+        ram = self._machine.engine.config.ram_bytes
+        return ram + (HIGH_BASE if sp >= HIGH_BASE else 0)
+
+    def door(self, number: Door) -> int:
+        """Return the place in the device page."""
+        return DEVICE_VIRT + 8 * number
+
+    def call(self, cpu: int, addr: int, args: tuple[int, ...]) -> int:
+        """Run a guest function on a hart whose handler is under way."""
+        return self._machine.port.call(cpu, addr, args)
+
+    def fixup(self, addr: int) -> int | None:
+        """Entries are pairs of 32-bit offsets from their own places, between the symbols that the kernel uses."""
+        start, stop = (self._machine.symbols.lookup(f"__{edge}___ex_table") for edge in ("start", "stop"))
+        if start is None or stop is None or stop <= start:
+            return None
+        table = self.read(start, stop - start)
+        for at, (insn, target) in zip(range(start, stop, 8), struct.iter_unpack("<ii", table), strict=True):
+            if at + insn == addr:
+                return at + 4 + target
+        return None
+
+    def settled(self, start: int, end: int) -> bool:
+        """Ask each hart."""
+        return all(self._settled(hart.number, start, end) for hart in self._machine.harts)
+
+    def _settled(self, number: int, start: int, end: int) -> bool:
+        """A trap that saved an address in the range counts until its iretq, or until the hart is seen outside of handlers.
+
+        Where a hart will go on that stands in a request is for the runtime to say.
+        """
+        machine = self._machine
+        hart = machine.harts[number]
+        if start <= hart.regs.rip < end or machine.port.waits(number):
+            return False
+        state = hart.state
+        enabled = state.boundary and not state.trap_request and bool(hart.regs.rflags >> RFlag.IF & 1)
+        if enabled or state.halted:
+            machine.returns.forget(number)
+        elif machine.record_mode == Recording.OFF:
+            return False  # nobody has noted what this hart's traps saved
+        return not machine.returns.any_in(number, start, end)
