@@ -308,6 +308,8 @@ class FakeMachine:
                 self.injections.remove(injection)
                 self._interrupt(core, handler)
         self.now += 1
+        if not self.depth and (self.kprobes.deadline or self.now + 1) <= self.now:
+            self.kprobes.work()
         tf = core.regs.flags & TF
         try:
             core.execute()
