@@ -19,6 +19,7 @@ from kprobes.picture import picture
 from kprobes.region import Obstacle
 from kprobes.registry import Registry
 from kprobes.step import Site
+from kprobes.text import Function
 
 
 class Way(StrEnum):
@@ -122,7 +123,7 @@ class Explainer:
             data = function.code[at:at + size]
         else:
             text, data = insn.text, insn.data
-        shown = picture(function, place.addr, "not probed" if way is None else way)
+        shown = picture(function, place.addr, way or _boundaries(function, place.addr))
         return Explanation(name, place.addr, text, data, shown, refused, way, verdicts, probes)
 
     def _chosen(self, way: Way) -> bool:
@@ -162,3 +163,12 @@ class Explainer:
     def _armed(self, addr: int) -> bool:
         site = self._registry.find(addr)
         return site is not None and site.armed
+
+
+def _boundaries(function: Function, addr: int) -> str:
+    """Say where instructions begin around an address that is inside one."""
+    before = function.before(addr)
+    if before is None or addr in function.index or addr >= before[0] + before[1]:
+        return "not probed"
+    at = before[0] - function.symbol.start
+    return f"not probed; nearest boundaries: +{at:#x}, +{at + before[1]:#x}"

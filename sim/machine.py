@@ -9,7 +9,18 @@ from pathlib import Path
 
 from hw.bus import HIGH_BASE
 from hw.config import Config
-from kprobes import HandlerError, Jprobe, Kprobe, KprobeError, KprobePanic, Kprobes, Options, PtRegs
+from kprobes import (
+    HandlerError,
+    Jprobe,
+    Kprobe,
+    KprobeError,
+    KprobePanic,
+    Kprobes,
+    Kretprobe,
+    KretprobeInstance,
+    Options,
+    PtRegs,
+)
 from kprobes.tracing import ProbeEvents
 from sim.deliveries import Deliveries, Returns, shutdown_text
 from sim.elf import Image, SymbolTable, load_elf
@@ -22,7 +33,10 @@ from sim.memory import GuestMemory, GuestMemoryError
 from sim.trapport import Call, TrapPort
 
 #: This module is the one door to the runtime; what plants probes from within `sim` takes these from here.
-__all__ = ["HandlerError", "Jprobe", "Kprobe", "KprobeError", "KprobePanic", "Machine", "Options", "PtRegs", "RunResult"]
+__all__ = [
+    "HandlerError", "Jprobe", "Kprobe", "KprobeError", "KprobePanic", "Kretprobe", "KretprobeInstance", "Machine", "Options",
+    "PtRegs", "RunResult",
+]
 
 PAGE = 4096
 

@@ -9,6 +9,8 @@ COMMANDS = {
     "run": "run a guest, or the demo, with probes, and show every hit",
     "trace": "trace a guest with probe events, as ftrace does",
     "explore": "let an event come in every cycle of a window, and compare",
+    "explain": "say how an instruction would be probed, and what that costs",
+    "list": "list probes on a guest as the kernel does, or its blacklist",
     "vectors": "run architectural test vectors and compare",
     "qemu": "run a guest on QEMU, for another opinion",
     "table": "list the instructions of the core",

@@ -109,7 +109,7 @@ def event(text: str) -> Disturbance:
 
 def _maker(arguments: argparse.Namespace, engine: Any) -> Callable[[], Machine]:
     image = load_elf(arguments.elf)
-    probing = Probing([place(p) for p in arguments.probe], [], arguments.script)
+    probing = Probing([place(p) for p in arguments.probe], script=arguments.script)
 
     def make() -> Machine:
         machine = Machine(image, engine=engine, record=Recording.ALL)

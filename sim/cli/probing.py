@@ -1,4 +1,4 @@
-"""From what the user wrote (--probe, --jprobe, a script) to probes on a machine.
+"""From what the user wrote (--probe, --jprobe, --kretprobe, a script) to probes on a machine.
 
 The command line is a user of the runtime as scripts are.
 """
@@ -15,12 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from sim.cli.common import UserError
-from sim.machine import HandlerError, Jprobe, Kprobe, KprobeError, KprobePanic, Machine, Options, PtRegs
+from sim.machine import (
+    HandlerError,
+    Jprobe,
+    Kprobe,
+    KprobeError,
+    KprobePanic,
+    Kretprobe,
+    KretprobeInstance,
+    Machine,
+    Options,
+    PtRegs,
+)
 
 #: What the runtime refuses, or raises for a handler: the messages are for the user.
 REFUSALS = (KprobeError, HandlerError)
 
-__all__ = ["REFUSALS", "HandlerError", "KprobePanic", "Probing", "add_options", "explain", "kprobe", "options", "place"]
+__all__ = [
+    "REFUSALS", "HandlerError", "KprobePanic", "Probing", "add_options", "add_probes", "explain", "kprobe", "location",
+    "options", "place",
+]
 
 
 @dataclass
@@ -29,10 +43,19 @@ class Probing:
 
     probes: list[tuple[str, int]] = field(default_factory=list)
     jprobes: list[tuple[str, int]] = field(default_factory=list)
+    kretprobes: list[tuple[str, int]] = field(default_factory=list)
     script: Path | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.probes or self.jprobes or self.script)
+        return bool(self.probes or self.jprobes or self.kretprobes or self.script)
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> Probing:
+        """Return what the options of `add_probes` said."""
+        return cls(
+            [place(text) for text in arguments.probe], [place(text) for text in arguments.jprobe],
+            [place(text) for text in arguments.kretprobe], arguments.script,
+        )  # fmt: skip
 
     def plant(self, machine: Machine) -> None:
         """Register everything on a machine; raise UserError or KprobeError with the next step."""
@@ -40,8 +63,22 @@ class Probing:
             machine.kprobes.register_kprobe(kprobe(symbol, offset))
         for symbol, offset in self.jprobes:
             machine.kprobes.register_jprobe(_jprobe(symbol, offset))
+        for symbol, offset in self.kretprobes:
+            machine.kprobes.register_kretprobe(_kretprobe(symbol, offset))
         if self.script:
             _run_script(self.script, machine)
+
+
+def add_probes(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is probed."""
+    parser.add_argument(
+        "--probe", action="append", default=[], metavar="SYM[+OFF]", help="count hits of an instruction"
+    )
+    parser.add_argument(
+        "--jprobe", action="append", default=[], metavar="SYM", help="show a function's first arguments"
+    )
+    parser.add_argument("--kretprobe", action="append", default=[], metavar="SYM", help="show a function's results")
+    parser.add_argument("--script", type=Path, metavar="FILE.py", help="probes with handlers in Python")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +106,8 @@ def place(text: str) -> tuple[str, int]:
     return found[1], int(found[2] or "0", 0)
 
 
-def _where(name: str, offset: int) -> dict[str, Any]:
+def location(name: str, offset: int) -> dict[str, Any]:
+    """Return a place as arguments of Kprobe and its kin."""
     if re.fullmatch(r"0[xX][\da-fA-F]+", name):
         return {"addr": int(name, 16), "offset": offset}
     return {"symbol_name": name, "offset": offset}
@@ -81,29 +119,38 @@ def _pre(p: Kprobe, regs: PtRegs) -> int:
 
 def kprobe(name: str, offset: int = 0) -> Kprobe:
     """Return a probe that counts, for machine.kprobes.register_kprobe."""
-    return Kprobe(**_where(name, offset), pre_handler=_pre)
+    return Kprobe(**location(name, offset), pre_handler=_pre)
 
 
 def _jprobe(name: str, offset: int) -> Jprobe:
     def entry(a: int, b: int, c: int) -> None:
         print(f"jprobe {name}: {a:#x}, {b:#x}, {c:#x}")
 
-    return Jprobe(entry, **_where(name, offset))
+    return Jprobe(entry, **location(name, offset))
+
+
+def _kretprobe(name: str, offset: int) -> Kretprobe:
+    def handler(ri: KretprobeInstance, regs: PtRegs) -> None:
+        print(f"kretprobe {name}: {regs.return_value:#x}, to {ri.ret_addr:#x}")
+
+    return Kretprobe(handler, **location(name, offset))
 
 
 def _run_script(path: Path, machine: Machine) -> None:
-    """Run a probe script: `setup(machine)` if it has one, else every Kprobe and Jprobe that it holds is registered."""
+    """Run a probe script: `setup(machine)` if it has one, else every Kprobe, Jprobe and Kretprobe in it is registered."""
     names = _guarded(path, lambda: runpy.run_path(str(path), run_name="probes"))
     setup = names.get("setup")
     if callable(setup):
         _guarded(path, lambda: setup(machine))
         return
-    probes = list({id(v): v for v in names.values() if isinstance(v, (Kprobe, Jprobe))}.values())
+    probes = list({id(v): v for v in names.values() if isinstance(v, (Kprobe, Jprobe, Kretprobe))}.values())
     if not probes:
-        raise UserError(f"{path} registers nothing: define setup(machine), or hold a Kprobe or a Jprobe in a variable")
+        raise UserError(f"{path} registers nothing: define setup(machine), or hold a probe in a variable")
     for probe in probes:
         if isinstance(probe, Jprobe):
             machine.kprobes.register_jprobe(probe)
+        elif isinstance(probe, Kretprobe):
+            machine.kprobes.register_kretprobe(probe)
         else:
             machine.kprobes.register_kprobe(probe)
 

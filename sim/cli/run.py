@@ -18,7 +18,7 @@ from hw.config import Config
 from sim import guestbuild
 from sim.cli import common, htmlreport
 from sim.cli.common import FINDING, OK, OUT, UserError
-from sim.cli.probing import HandlerError, KprobePanic, Probing, add_options, explain, options, place
+from sim.cli.probing import HandlerError, KprobePanic, Probing, add_options, add_probes, explain, options
 from sim.cli.simulate import ending, simulate
 from sim.elf import Image, load_elf
 from sim.engine import DesignError, Engine, Recording, StopReason, open_engine
@@ -42,13 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "elf", nargs="?", type=Path, metavar="ELF", help="a static x86-64 executable (default: the demo)"
     )
-    parser.add_argument(
-        "--probe", action="append", default=[], metavar="SYM[+OFF]", help="count hits of an instruction"
-    )
-    parser.add_argument(
-        "--jprobe", action="append", default=[], metavar="SYM", help="show a function's first arguments"
-    )
-    parser.add_argument("--script", type=Path, metavar="FILE.py", help="probes with handlers in Python")
+    add_probes(parser)
     add_options(parser)
     common.add_engine(parser)
     parser.add_argument("--wave", nargs="?", const=True, metavar="FILE", help="record a waveform (.vcd, .vcd.gz, .fst)")
@@ -83,7 +77,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Run; 1 if the guest did not end well or probes changed what it does."""
     common.check_engine(arguments.engine)
     _check_wave(arguments)
-    probing = Probing([place(p) for p in arguments.probe], [place(p) for p in arguments.jprobe], arguments.script)
+    probing = Probing.of(arguments)
     demo = arguments.elf is None
     if demo:
         if not probing:
