@@ -4,13 +4,7 @@
     the function returns    the trampoline builds a pt_regs and stores its address to a door (kprobes.savearea)
     on_return               [fp] = ip = the real address; the handlers run; the trampoline returns there
 
-A call is found again by the address of its return slot, ``fp``, which no other call that is under way can have. So calls
-pair with their returns whatever the guest does with its stacks and tasks, on any cpu. Calls that share a slot (several
-kretprobes on one function, tail calls) share a ``Call``: one real address, instances newest last.
-
-Calls are also kept in order for each stack (``Guest.stack_end``), as a kernel does for each task: a call below a frame
-that is entered or left can only have been jumped out of, which is reported. It stays known until its slot holds something
-else, because a guest with several stacks in one piece of memory may yet come back to it.
+Calls pair with their returns by the address of the return slot, ``fp`` (``kprobes.calls``).
 
 The trampoline begins with a call to its own next instruction: that makes the slot which its ``ret`` will need, and keeps
 the return predictor of a processor in step with the stack.
@@ -22,10 +16,10 @@ kernel/trace/rethook.c; arch_rethook_trampoline, arch/x86/kernel/rethook.c.
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 
+from kprobes.calls import Call, Calls
 from kprobes.checks import Place
 from kprobes.control import Control, Hit
 from kprobes.errors import KprobeError, KprobePanic, Rule
@@ -41,17 +35,6 @@ MAX_DATA_SIZE = 4096
 
 #: Functions that return on another stack than they were called on (kretprobe_blacklist).
 BLACKLIST = ("__switch_to",)
-
-
-@dataclass(eq=False, slots=True)
-class Call:
-    """A hooked call under way: its return slot, the address that belongs there, the stack, and the instances."""
-
-    fp: int
-    ret_addr: int
-    stack: int
-    instances: list[KretprobeInstance] = field(default_factory=list[KretprobeInstance])
-    lost: bool = False
 
 
 class Pool:
@@ -88,9 +71,7 @@ class Retprobes:
         self._registry = registry
         self._control = control
         self._pools: dict[Kretprobe, Pool] = {}
-        self._calls: dict[int, Call] = {}                # by fp: every call under way
-        self._stacks: dict[int, dict[int, Call]] = {}    # by stack, then by fp: oldest and highest first; no lost ones
-        self._lost: dict[int, Call] = {}                 # by fp: those that seem to have been jumped out of
+        self._calls = Calls(self._lost, self._found)
         self.trampoline: int | None = None
 
     def owns(self, addr: int) -> bool:
@@ -162,14 +143,14 @@ class Retprobes:
         """Hook the call whose first instruction is about to run (pre_handler_kretprobe); always 0."""
         fp, pool = regs.sp, self._pools[rp]
         stack = self._guest.stack_end(self._control.cpu, fp)
-        self._lose_below(stack, fp - 1)
-        call = self._calls.get(fp)
+        self._calls.lose_below(stack, fp)
+        call = self._calls.find(fp)
         try:
             word = self._word(fp)
         except GuestMemoryError:
             word = None
         if call is not None and word != self.trampoline:
-            self._lose(call)  # another call is in its place
+            self._calls.lose(call)  # another call is in its place
             self._discard(call)
             call = None
         if call is None and word not in (None, self.trampoline):
@@ -179,7 +160,7 @@ class Retprobes:
             rp.nmissed += 1
             self._miss(rp.kp, regs.ip, Miss.FAULT if call is None else Miss.MAXACTIVE)
             return 0
-        self._found(call)
+        self._calls.find_again(call)
         ri.fp, ri.ret_addr = fp, call.ret_addr
         hooked = False
         try:
@@ -196,18 +177,17 @@ class Retprobes:
         if len(call.instances) == 1:
             assert self.trampoline is not None, "a kretprobe is registered, so the trampoline exists"
             self._guest.write(call.fp, self.trampoline.to_bytes(8, "little"))
-            self._calls[call.fp] = call
-            self._stacks.setdefault(call.stack, {})[call.fp] = call
+            self._calls.add(call)
 
     def _unhook(self, rp: Kretprobe, fp: int) -> None:
         """The hit that hooked the call at ``fp`` is undone: the entry will be reached again."""
-        call = self._calls.get(fp)
+        call = self._calls.find(fp)
         if call is None or call.instances[-1].rp is not rp:
             return
         self._pools[rp].give(call.instances.pop())
         if not call.instances:
             self._guest.write(fp, call.ret_addr.to_bytes(8, "little"))
-            self._unlink(call)
+            self._calls.remove(call)
 
     def on_return(self, trap: Trap) -> bool:
         """A function has returned through the trampoline: run the handlers, and have it return to where it belongs.
@@ -236,16 +216,14 @@ class Retprobes:
     def _leave(self, regs: PtRegs) -> Call:
         """Put the real address where it belongs, and return the call that has ended."""
         fp = (regs.sp - 8) & MASK64
-        call = self._calls.get(fp)
+        call = self._calls.find(fp)
         if call is None:
             raise KprobePanic(
                 f"the kretprobe trampoline was reached with sp {regs.sp:#x}, but no hooked call has its return address at "
                 f"{fp:#x}; the function popped its own arguments (ret n), or returned on another stack, or on a copy of its "
                 f"own. Its return address is lost; do not hook such a function\n"
                 f"registers at the return:\n{regs.dump()}")
-        self._found(call)
-        self._lose_below(call.stack, fp - 1)
-        self._unlink(call)
+        self._calls.leave(call)
         self._guest.write(fp, call.ret_addr.to_bytes(8, "little"))
         regs.ip = call.ret_addr
         return call
@@ -260,14 +238,14 @@ class Retprobes:
 
     def flush(self, low: int, high: int) -> int:
         """The stack in [low, high) is dead: recycle its calls, and return how many there were (kprobe_flush_task)."""
-        dead = [call for fp, call in self._calls.items() if low <= fp < high]
+        dead = [call for call in self._calls if low <= call.fp < high]
         for call in dead:
             self._discard(call)
         return len(dead)
 
     def find_ret_addr(self, fp: int) -> int | None:
         """Return the real return address whose slot is at ``fp``, None when no hooked call has it there."""
-        call = self._calls.get(fp)
+        call = self._calls.find(fp)
         return None if call is None else call.ret_addr
 
     def _make_trampoline(self, near: int) -> bool:
@@ -291,58 +269,26 @@ class Retprobes:
     def _word(self, addr: int) -> int:
         return int.from_bytes(self._guest.read(addr, 8), "little")
 
-    def _unlink(self, call: Call) -> None:
-        del self._calls[call.fp]
-        if call.lost:
-            del self._lost[call.fp]
-        else:
-            self._leave_stack(call)
-
-    def _leave_stack(self, call: Call) -> None:
-        stack = self._stacks[call.stack]
-        del stack[call.fp]
-        if not stack:
-            del self._stacks[call.stack]
-
-    def _lose_below(self, stack: int, fp: int) -> None:
-        """What is newest on a stack, but not above ``fp``, was left without a return."""
-        while calls := self._stacks.get(stack):
-            newest = next(reversed(calls))
-            if newest > fp:
-                return
-            self._lose(calls[newest])
-
-    def _lose(self, call: Call) -> None:
-        """Report a call that seems to have been jumped out of, and keep it in case that it comes back."""
-        if call.lost:
-            return
-        self._leave_stack(call)
-        call.lost = True
-        self._lost[call.fp] = call
+    def _lost(self, call: Call) -> None:
+        """A call seems to have been jumped out of: its return handlers do not run."""
         for ri in call.instances:
             if ri.rp is not None:
                 self._miss(ri.rp.kp, call.ret_addr, Miss.ABANDONED)
 
     def _found(self, call: Call) -> None:
         """A lost call has come back: nothing of it was missed."""
-        if not call.lost:
-            return
-        call.lost = False
-        del self._lost[call.fp]
-        self._lose_below(call.stack, call.fp)
-        self._stacks.setdefault(call.stack, {})[call.fp] = call
         for ri in call.instances:
             if ri.rp is not None:
                 ri.rp.kp.misses[Miss.ABANDONED] -= 1
 
     def _discard(self, call: Call) -> None:
-        self._unlink(call)
+        self._calls.remove(call)
         self._recycle(call)
 
     def _reclaim(self) -> bool:
         """Recycle the lost calls whose slot holds something else by now; whether there was any."""
         gone: list[Call] = []
-        for call in self._lost.values():
+        for call in self._calls.lost:
             try:
                 still = self._word(call.fp) == self.trampoline
             except GuestMemoryError:
