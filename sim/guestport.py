@@ -86,7 +86,10 @@ class GuestPort:
             yield alias + first, alias + last, "the code that ends guest calls"
 
     def stack_end(self, cpu: int, sp: int) -> int:
-        """Return the end of RAM."""
+        """Return the end of the data object that `sp` points into (a stack in an array), else of RAM, where the first is."""
+        symbol = self._machine.symbols.containing(sp)
+        if symbol is not None and not self._machine.symbols.is_text(sp):
+            return symbol.end
         ram = self._machine.engine.config.ram_bytes
         return ram + (HIGH_BASE if sp >= HIGH_BASE else 0)
 

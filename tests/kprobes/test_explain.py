@@ -7,8 +7,7 @@ import pytest
 from kprobes import Kprobe, KprobeError, Options
 from kprobes.explain import Way
 from kprobes.picture import picture
-from tests.kprobes.fakemachine import TEXT
-from tests.kprobes.test_retprobes import FakeMachine
+from tests.kprobes.fakemachine import TEXT, FakeMachine
 
 SOURCE = """
 func f

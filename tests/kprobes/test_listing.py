@@ -7,8 +7,7 @@ import pytest
 
 from kprobes import Jprobe, Kprobe, KprobeError, KprobeFlag, Kretprobe
 from kprobes.listing import Row, bucket
-from tests.kprobes.fakemachine import TEXT
-from tests.kprobes.test_retprobes import FakeMachine
+from tests.kprobes.fakemachine import TEXT, FakeMachine
 
 SOURCE = "\n".join(f"func f{n}\n nop\n nop\n ret\nendf f{n}" for n in range(40))
 

@@ -51,7 +51,7 @@ __asm__(
 ".globl give_way\n.type give_way, @function\n"
 "give_way:\n"
 "	push %rbx\n	push %rbp\n	push %r12\n	push %r13\n	push %r14\n	push %r15\n"
-"	mov %rsp, (%rdi)\n	mov (%rsi), %rsp\n"
+"	mov %rsp, (%rdi)\n	mov (%rsi), %rsp\n	xor %eax, %eax\n"
 "	pop %r15\n	pop %r14\n	pop %r13\n	pop %r12\n	pop %rbp\n	pop %rbx\n	ret\n"
 ".size give_way, .-give_way\n");
 void give_way(unsigned long *from, unsigned long *to);
@@ -186,9 +186,13 @@ def test_K13_two_stacks(machine):
     probes = [hook(m, name, log) for name in ("producer", "consumer", "give_way", "run_worker")]
     result = m.run()
     assert (result.reason, result.exit) == (StopReason.EXIT, 1), result
-    assert [rp.kp.hits - rp.nmissed for rp in probes[:2]] == [3, 3] and not any(rp.nmissed for rp in probes)
+    assert [rp.kp.hits - rp.nmissed for rp in probes[:2]] == [4, 3] and not any(rp.nmissed for rp in probes)
     assert log.count(1000) == 3 and log.count(2000) == 3
     assert not any(rp.kp.misses.total() for rp in probes), "each stack has its own order"
+    assert [m.kprobes.in_flight(rp) for rp in probes[:2]] == [1, 0]
+    worker = m.symbols.lookup("stack")
+    assert m.kprobes.flush_task(worker, worker + 4096) == 3  # run_worker, producer, give_way
+    assert not m.kprobes.in_flight(probes[0])
 
 
 def trampoline(m):
