@@ -83,7 +83,7 @@ class GuestPort:
             yield start, end, "the entry code of the traps"
         first, last = self._machine.port.code
         for alias in (0, HIGH_BASE):
-            yield alias + first, alias + last, "the code that ends guest calls"
+            yield alias + first, alias + last, "the code of the machine itself"
 
     def stack_end(self, cpu: int, sp: int) -> int:
         """Return the end of the data object that `sp` points into (a stack in an array), else of RAM, where the first is."""

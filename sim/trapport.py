@@ -23,12 +23,11 @@ from kprobes import Trap as ProbeTrap
 from kprobes.errors import GuestCallError
 from sim.engine import StopReason
 from sim.events import GuestCall, TrapPortCall
+from sim.frames import CODE, PT_REGS_BYTES, written_back
 from sim.memory import GuestMemoryError
 
 if TYPE_CHECKING:
     from sim.machine import Machine
-
-PT_REGS_BYTES = len(PtRegs().pack())
 
 #: The first vector that is no trap: the number of a door (`kprobes.port.Door`), and the door of the machine's own.
 DOORS, RETURN = 0x80, 0xFF
@@ -59,6 +58,9 @@ _CODE = (
 )  # fmt: skip
 _RESTORE = 18
 
+#: Where in the page the code of `sim.frames` is.
+_GROWN = 64
+
 
 @dataclass(eq=False)
 class Call:
@@ -88,7 +90,7 @@ class TrapPort:
         self._answered: dict[int, int] = {}
         self._depth = 0
         self.patience = CALL_PATIENCE
-        machine.engine.write_mem(page, _CODE)
+        machine.engine.write_mem(page, _CODE.ljust(_GROWN, b"\xcc") + CODE)
 
     @property
     def idle(self) -> bool:
@@ -97,8 +99,8 @@ class TrapPort:
 
     @property
     def code(self) -> tuple[int, int]:
-        """Physical range of the code that ends calls."""
-        return self._page, self._page + len(_CODE)
+        """Physical range of the code that ends calls, and of that of `sim.frames`."""
+        return self._page, self._page + _GROWN + len(CODE)
 
     def waits(self, hart: int) -> bool:
         """Whether a hart stands in a request that has not been answered."""
@@ -137,10 +139,19 @@ class TrapPort:
         finally:
             self._depth -= 1
             if trap.regs.pack() != packed:
-                self._write(where, trap.regs.pack())
+                self._write_back(vector, where, PtRegs.unpack(packed), trap.regs)
             if self.leaves_by_iretq(hart):
                 self._machine.fetches(hart)
             self._answer(TrapPortCall(hart, self._engine.cycle, vector, where, before, trap.regs.ip, handled))
+
+    def _write_back(self, vector: int, where: int, before: PtRegs, after: PtRegs) -> None:
+        """Let the code that made a request, which goes on at `where`, leave with other registers."""
+        if vector >= DOORS:
+            self._write(where, after.pack())
+            return
+        code = self._page + _GROWN + (HIGH_BASE if where >= HIGH_BASE else 0)
+        for address, data in written_back(self._machine.mem.read, where, before, after, code):
+            self._write(address, data)
 
     def _answer(self, call: TrapPortCall) -> None:
         assert call.hart is not None
