@@ -40,9 +40,9 @@ __all__ = [
 
 PAGE = 4096
 
-#: Pages for the code that ends guest calls, and for the runtime's code. They end 192 KiB below the top of RAM, where the
-#: stack is.
-SLOT_PAGES = 1 + 16
+#: Pages for the machine's own code, and for the runtime's: slots of 10 000 probes. They end 192 KiB below the top of RAM,
+#: where the stack is.
+SLOT_PAGES = 1 + 40
 STACK_BYTES = 192 << 10
 
 #: A step gives up after so many cycles for each instruction.

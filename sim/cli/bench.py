@@ -1,5 +1,6 @@
 """Measures the core and the engines: cycles per instruction on compiled programs, cycles of int3, iretq and a
-whole probe hit, simulated cycles per second; and compares with the bars of the design (section 9)."""
+whole probe hit, simulated cycles per second; and compares with the bars of the design (section 9). Then the probes: cycles
+of a hit of each kind beside those that the kernel publishes, and the time that registering takes."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from typing import Any
 from sim.cli import common, size
 from sim.cli.common import FINDING, OK, UserError, note
 from sim.cli.engines import engines
+from sim.cli.hitcost import COUNTS, KINDS, HitError, hit_cycles, registration
 from sim.cli.measure import FIGURES, QUICK, WORKLOADS, BenchError, rate, run_workload, trap_figures
 from sim.engine import open_engine
 
@@ -39,7 +41,7 @@ def main(arguments: argparse.Namespace) -> int:
     common.check_engine(arguments.engine)
     try:
         result = measure(arguments.engine, arguments.quick)
-    except BenchError as error:
+    except (BenchError, HitError) as error:
         note(f"bench: {error}")
         return FINDING
     result["size"] = size.measure() if arguments.size else size.known()
@@ -57,7 +59,10 @@ def measure(engine: str, quick: bool) -> dict[str, Any]:
     """Return everything that is measured. CPI and traps: on one engine; all engines agree on them."""
     with common.progress("preparing the engine"):
         opened = open_engine(engine)
-    name = opened.name
+    name, fast = opened.name, "fast" in opened.capabilities
+    with common.progress("probes"):
+        hits = hit_cycles(opened)
+        registered = registration(opened) if fast and not quick else {}
     opened.close()
     names = QUICK if quick else WORKLOADS
     workloads: dict[str, dict[str, Any]] = {}
@@ -79,7 +84,7 @@ def measure(engine: str, quick: bool) -> dict[str, Any]:
     return {
         "commit": _commit(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "engine": name, "quick": quick,
         "machine": f"{platform.machine()}, {os.cpu_count()} cpus, Python {platform.python_version()}",
-        "figures": figures, "workloads": workloads,
+        "figures": figures, "workloads": workloads, "hits": hits, "registration": registered,
     }  # fmt: skip
 
 
@@ -119,7 +124,27 @@ def _show(result: dict[str, Any]) -> None:
             about = figure.about + (f" ({worst})" if figure.key == "cpi_worst" else "")
             table.add_row(about, *map(number, (value, figure.bar, figure.aim)), verdict)
     console.print(table)
+    _show_probes(result)
     print(f"engine {result['engine']}; {result['machine']}; commit {result['commit'] or 'unknown'}")
+
+
+def _show_probes(result: dict[str, Any]) -> None:
+    """Cycles of hits, beside those of Documentation/trace/kprobes.rst; and the time of registrations."""
+    console = common.console()
+    table = common.table("a hit, cycles", "here", "Opteron 246", "Xeon E5410", left=("a hit, cycles",))
+    for kind in KINDS:
+        published = ("" if value is None else f"{value:,}" for value in kind.published)
+        table.add_row(kind.name, f"{result['hits'][kind.name]:,.0f}", *published)
+    console.print(table)
+    if not result["registration"]:
+        return
+    columns = ("register one", "unregister one", "a hit")
+    table = common.table("probes", *(f"{name}, µs" for name in columns))
+    rows = [result["registration"][str(count)] for count in COUNTS]
+    for count, row in zip(COUNTS, rows, strict=True):
+        table.add_row(f"{count:,}", *(f"{value:.1f}" for value in row.values()))
+    table.add_row("ratio", *(f"{last / first:.2f}" for first, last in zip(rows[0].values(), rows[-1].values(), strict=True)))
+    console.print(table)
 
 
 def number(value: float) -> str:
