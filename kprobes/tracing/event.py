@@ -7,6 +7,7 @@ compiled filter, and hands one record on.
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -53,6 +54,11 @@ class Event:
         """How often a probe of this event was passed without being run."""
         return sum(probe.misses for probe in self.probes.values())
 
+    @property
+    def reasons(self) -> Counter[str]:
+        """Why its probes were not run, and how often; more than ``misses`` counts."""
+        return sum((probe.reasons for probe in self.probes.values()), Counter())
+
     def add(self, record: TraceRecord) -> None:
         """Hand a record on, unless the filter drops it."""
         if self.keeps is None or self.keeps(record):
@@ -71,6 +77,7 @@ class TraceProbe:
     probe: Kprobe | Kretprobe | None = None
     hits: int = 0
     missed: int = 0  # by structs that are no longer registered
+    past: Counter[str] = field(default_factory=Counter[str])  # the same by reason
 
     def __str__(self) -> str:
         """As it is read back from ``kprobe_events``."""
@@ -89,6 +96,15 @@ class TraceProbe:
         if probe is None:
             return self.missed
         return self.missed + (probe.kp.nmissed + probe.nmissed if isinstance(probe, Kretprobe) else probe.nmissed)
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """Why it was not run, and how often (``kprobes.probes.Miss``)."""
+        p = self._kprobe()
+        return self.past + Counter({str(reason): count for reason, count in p.misses.items()} if p is not None else {})
+
+    def _kprobe(self) -> Kprobe | None:
+        return self.probe.kp if isinstance(self.probe, Kretprobe) else self.probe
 
     def register(self, kprobes: Kprobes, guest: Guest) -> None:
         """Plant the probe, armed if the event is enabled; raise ``KprobeError``."""
@@ -113,13 +129,13 @@ class TraceProbe:
             kprobes.unregister_kretprobe(self.probe)
         elif self.probe is not None:
             kprobes.unregister_kprobe(self.probe)
-        self.missed = self.misses
+        self.missed, self.past = self.misses, self.reasons
         self.probe = None
 
     def set_enabled(self, kprobes: Kprobes, on: bool) -> None:
         """Arm or disarm, if the probe is planted."""
-        if self.probe is not None:
-            p = self.probe.kp if isinstance(self.probe, Kretprobe) else self.probe
+        p = self._kprobe()
+        if p is not None:
             (kprobes.enable_kprobe if on else kprobes.disable_kprobe)(p)
 
     def _on_hit(self, kprobes: Kprobes, guest: Guest) -> Callable[[Kprobe, PtRegs], int]:

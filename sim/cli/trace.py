@@ -107,7 +107,10 @@ def _show(machine: Machine, result: RunResult, findings: list[str], arguments: a
             "engine": result.engine, "cycles": result.cycles, "reason": result.reason.name.lower(),
             "definitions": events.read(), "records": [record.as_dict() for record in events.records],
             "written": events.written, "findings": findings,
-            "profile": [{"event": event.name, "hits": event.hits, "misses": event.misses} for event in events],
+            "profile": [
+                {"event": event.name, "hits": event.hits, "misses": event.misses, "reasons": dict(event.reasons)}
+                for event in events
+            ],
         })  # fmt: skip
         return
     if arguments.output is None:

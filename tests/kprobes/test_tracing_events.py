@@ -40,7 +40,7 @@ path: .asciz "/etc/passwd"
 
 
 @pytest.fixture
-def m():
+def m(every_mode):
     return FakeMachine(SOURCE)
 
 
@@ -145,7 +145,7 @@ def test_hits_inside_a_hit_are_misses(m, events):
     m.kprobes.register_kprobe(Kprobe("f", pre_handler=lambda p, regs: m.call("g") and 0))
     m.call("f")
     assert events.profile().split() == ["e", "0", "1"] and not events.records
-    assert (events["e"].hits, events["e"].misses) == (0, 1)
+    assert (events["e"].hits, events["e"].misses, events["e"].reasons) == (0, 1, {"re-entrant": 1})
 
 
 def test_E19_every_offset_of_a_function(m, events):

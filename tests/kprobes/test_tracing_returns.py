@@ -48,7 +48,7 @@ path: .asciz "/etc/passwd"
 
 
 @pytest.fixture
-def m():
+def m(every_mode):
     return FakeMachine(SOURCE)
 
 
@@ -105,6 +105,7 @@ def test_E18_misses_of_an_exhausted_pool_are_in_the_profile(m, events):
     m.call("sum", 7)
     assert events.profile().split() == ["e", "3", "5"]
     assert (events["e"].hits, events["e"].misses, len(events.records)) == (3, 5, 3)
+    assert events["e"].reasons == {"maxactive": 5}
 
 
 def test_return_probes_after_an_endbr(m, events):

@@ -72,7 +72,7 @@ def test_json(kphw, opens):
     found = json.loads(out)
     assert code == 0 and found["written"] == len(found["records"]) == 6 and found["findings"] == []
     assert found["definitions"] == ["p:g/open do_open path=+0(%di):string fd=%si:s32"]
-    assert found["profile"] == [{"event": "g/open", "hits": 6, "misses": 0}]
+    assert found["profile"] == [{"event": "g/open", "hits": 6, "misses": 0, "reasons": {}}]
     assert found["records"][3]["fields"] == {"path": None, "fd": 3}
     assert set(found["records"][0]) == {"event", "group", "cpu", "time", "ip", "ret_ip", "fields"}
 
