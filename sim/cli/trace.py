@@ -23,14 +23,16 @@ from sim.machine import Machine, RunResult
 EXAMPLES = (
     "trace",
     "trace guest.elf -e 'p:open do_open path=+0(%di):string'",
-    "trace guest.elf -e 'p:open do_open mode=%dx:u32' --filter 'open:mode & 2'",
+    "trace guest.elf -e 'r:open do_open fd=$retval:s32' --filter 'open:fd < 0'",
     "trace guest.elf -e 'p f+0x10 %ax' --profile --json",
 )
 
 #: What is traced when nothing is said: both functions of the demo.
 DEMO = (
     "p:dio __blockdev_direct_IO rw=%di:s32 sector=%dx:u64 segs=%cx:u64 first=+8(%si):symbol length=+16(%si):u32",
+    "r:dio_done __blockdev_direct_IO bytes=$retval:s64 sector=$arg3:u64",
     "p:xmit ip_queue_xmit len=+8(%di):u32 id=+20(%di):x16 protocol=+22(%di):u8 fragok=%si:s32",
+    "r:xmit_done ip_queue_xmit ret=$retval:s32",
 )
 
 

@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from kprobes import KprobeError, ProbeEvents
-from tests.kprobes.test_retprobes import FakeMachine
+from tests.kprobes.fakemachine import FakeMachine
 
 SOURCE = """
 func f

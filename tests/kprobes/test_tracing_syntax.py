@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from kprobes import Kprobe, KprobeError, ProbeEvents, Symbol
 from kprobes.tracing import ErrorCode, ProbeEventError
 from kprobes.tracing.types import TYPES
-from tests.kprobes.fakemachine import TEXT, SymbolTable
-from tests.kprobes.test_retprobes import FakeMachine
+from tests.kprobes.fakemachine import TEXT, FakeMachine, SymbolTable
 
 SOURCE = """
 func do_open

@@ -58,6 +58,18 @@ def test_E04_registers_and_memory(traced):
     assert times == sorted(set(times)) and times[-1] < machine.cycle
 
 
+def test_E05_E18_returns(traced):
+    machine = traced("r:opened do_open fd=$retval:s32 path=+0($arg1):string", "r3:depth depth n=$arg1:u8 sum=$retval:u8")
+    opened = [record for record in machine.probe_events.records if record.layout.event == "opened"]
+    assert [(record.fields["path"], record.fields["fd"]) for record in opened] == list(OPENED)
+    body = machine.probe_events.format.body(opened[0])
+    size = machine.symbols.containing(machine.symbols.lookup("main")).size
+    assert re.fullmatch(rf'opened: \(main\+0x[0-9a-f]+/{size:#x} <- do_open\) fd=0 path="/etc/passwd"', body), body
+    depth = [record.fields for record in machine.probe_events.records if record.layout.event == "depth"]
+    assert depth == [{"n": n, "sum": sum(range(n + 1))} for n in (3, 4, 5)]
+    assert [line.split() for line in machine.probe_events.profile().splitlines()] == [["opened", "6", "0"], ["depth", "3", "3"]]
+
+
 def test_E07_a_pointer_to_nothing_is_a_fault(traced):
     machine = traced("p:e do_open path=+0(%di):string word=+0(%di):u64")
     assert fields(machine, "path")[3] is None and fields(machine, "word")[3] == 0

@@ -111,5 +111,5 @@ def test_the_demo(kphw):
     code, out, err = kphw("--profile")
     assert (code, err) == (0, "")
     profile = [line.split() for line in out.splitlines()[-len(sim.cli.trace.DEMO):]]
-    assert profile == [["dio", "6", "0"], ["xmit", "6", "0"]]
-    assert out.count(" first=memory+0x0/0x100 ") == 6
+    assert profile == [["dio", "6", "0"], ["dio_done", "6", "0"], ["xmit", "6", "0"], ["xmit_done", "6", "0"]]
+    assert out.count(" ret=-90\n") == 1 and out.count(" <- __blockdev_direct_IO) bytes=") == 6
