@@ -129,6 +129,7 @@ def test_E19_every_offset_of_a_function(machine, opens):
     assert made.probe_events["at0"].hits == 6
 
 
+@pytest.mark.slow
 def test_E20_many_probes_at_once(machine):
     """The instructions of whole functions, at least 256 of them, enabled and disabled together."""
     made = machine(build_program("strings", n=1, opt="-O1"))

@@ -1,7 +1,10 @@
 """kphw trace: what it prints, its exit codes, and the carets of what it refuses."""
 
 import json
+import re
+import shlex
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,8 @@ import sim.cli.trace
 from hw.config import Config
 from sim.__main__ import main
 from sim.guestbuild import PROGRAMS, build_program
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -113,3 +118,17 @@ def test_the_demo(kphw):
     profile = [line.split() for line in out.splitlines()[-len(sim.cli.trace.DEMO):]]
     assert profile == [["dio", "6", "0"], ["dio_done", "6", "0"], ["xmit", "6", "0"], ["xmit_done", "6", "0"]]
     assert out.count(" ret=-90\n") == 1 and out.count(" <- __blockdev_direct_IO) bytes=") == 6
+
+
+def test_the_example_of_the_documentation(kphw):
+    """Run as it stands there; cycles may differ, and offsets and sizes, which are the compiler's."""
+    text = (ROOT / "docs" / "tracing.md").read_text()
+    block = [line.removeprefix("    ") for line in text[text.index("    $ kphw trace"):].splitlines()]
+    size = next(number for number, line in enumerate(block) if not line.endswith("\\")) + 1
+    words = shlex.split("\n".join(block[:size]).replace("\\\n", " "))
+    code, out, _ = kphw(*words[3:])
+
+    def plain(lines):
+        return [re.sub(r" +\d+: |\+0x[0-9a-f]+/0x[0-9a-f]+", " ", line.rstrip()) for line in lines]
+
+    assert code == 0 and plain(out.splitlines()) == plain(block[size:])
