@@ -1,6 +1,6 @@
 """Says whether and how an instruction would be probed, why not in a faster way, and what each way costs.
 
-The cycles are measured on the spot, on a small guest of the project with an empty handler: they are those of the way, not of
+The cycles are measured on the spot, on a small guest with an empty handler: they are those of the way, not of
 your instruction. `--no-cost` leaves them out. Exit code 1: the place cannot be probed."""
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sim import hitcost
 from sim.cli import common, probing
 from sim.cli.common import FINDING, OK
+from sim.cli.hitcost import way_cycles
 from sim.elf import load_elf
 from sim.engine import open_engine
 from sim.machine import Machine
@@ -21,6 +21,11 @@ EXAMPLES = (
     "explain guest.elf main+4 --step int3 --boost --optimize",
     "explain guest.elf memcpy --post --no-cost --json",
 )
+
+#: The option that opens each way.
+_OPTIONS = {
+    "optimised": "--optimize", "boosted": "--boost", "emulated": "--step int3", "int3": "--step int3", "tf": "--step tf",
+}  # fmt: skip
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +51,7 @@ def main(arguments: argparse.Namespace) -> int:
         costs: dict[str, float] = {}
         if not arguments.no_cost and any(told.verdicts for told in found):
             with common.progress("measuring"):
-                costs = hitcost.measure(engine, tuple(v.way for told in found for v in told.verdicts))
+                costs = way_cycles(engine)
     finally:
         engine.close()
     if arguments.json:
@@ -76,7 +81,8 @@ def _show_ways(told: Any, costs: dict[str, float]) -> None:
     table = common.table("way", *(["cycles"] if costs else []), "", left=("way", ""))
     for verdict in told.verdicts:
         mark = " <-" if verdict.way == told.way else ""
-        about = f"not: {verdict.obstacle}" if verdict.obstacle else verdict.way.about
+        option = "" if verdict.way == told.way else f" ({_OPTIONS[verdict.way]})"
+        about = f"not: {verdict.obstacle}" if verdict.obstacle else f"{verdict.way.about}{option}"
         cost = "" if verdict.obstacle else f"{costs.get(verdict.way, 0):.0f}"
         table.add_row(f"{verdict.way}{mark}", *([cost] if costs else []), about)
     print()

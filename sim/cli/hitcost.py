@@ -52,12 +52,14 @@ mirror:	call	jprobe_return
 @dataclass(frozen=True)
 class Kind:
     """A kind of probe. ``published``: cycles of the kernel's documentation on an Opteron 246 (2004, x86-64) and a Xeon
-    E5410 (x86-64), computed from its microseconds; None where it has no figure."""
+    E5410 (x86-64), computed from its microseconds; None where it has no figure. ``way``: of `kprobes.explain.Way`, that
+    this kind is an example of."""
 
     name: str
     options: Options
     plant: Callable[[Machine], None]
     published: tuple[int | None, int | None] = (None, None)
+    way: str | None = None
 
 
 def _pre(p: Kprobe, regs: object) -> None:
@@ -89,11 +91,11 @@ _BOOST, _OPTIMIZE = Options(boost=True), Options(boost=True, optimize=True)
 
 #: Published: Documentation/trace/kprobes.rst (jprobe: the text before 4.15).
 KINDS = (
-    Kind("kprobe", Options(), _kprobe, (977, 2307)),
-    Kind('kprobe, step="int3"', Options(step="int3"), _kprobe),
-    Kind("kprobe, emulated (a jmp)", Options(step="int3"), _branch),
-    Kind("kprobe, boosted", _BOOST, _kprobe, (None, 1002)),
-    Kind("kprobe, optimised", _OPTIMIZE, _kprobe, (None, 140)),
+    Kind("kprobe", Options(), _kprobe, (977, 2307), way="tf"),
+    Kind('kprobe, step="int3"', Options(step="int3"), _kprobe, way="int3"),
+    Kind("kprobe, emulated (a jmp)", Options(step="int3"), _branch, way="emulated"),
+    Kind("kprobe, boosted", _BOOST, _kprobe, (None, 1002), way="boosted"),
+    Kind("kprobe, optimised", _OPTIMIZE, _kprobe, (None, 140), way="optimised"),
     Kind("jprobe", Options(), _jprobe, (1515, None)),
     Kind("kretprobe", Options(), _kretprobe, (1595, 2889)),
     Kind("kretprobe, boosted", _BOOST, _kretprobe, (None, 1584)),
@@ -108,8 +110,17 @@ class HitError(RuntimeError):
 
 def hit_cycles(engine: Engine) -> dict[str, float]:
     """Return the cycles of a hit of each kind, by its name."""
+    return _measured(engine, {kind.name: kind for kind in KINDS})
+
+
+def way_cycles(engine: Engine) -> dict[str, float]:
+    """Return the cycles of a kprobe's hit by the way in which its instruction is executed."""
+    return _measured(engine, {kind.way: kind for kind in KINDS if kind.way is not None})
+
+
+def _measured(engine: Engine, kinds: dict[str, Kind]) -> dict[str, float]:
     plain = _loop(engine, Options(), lambda machine: None)
-    return {kind.name: round((_loop(engine, kind.options, kind.plant) - plain) / ROUNDS, 1) for kind in KINDS}
+    return {key: round((_loop(engine, kind.options, kind.plant) - plain) / ROUNDS, 1) for key, kind in kinds.items()}
 
 
 def _loop(engine: Engine, options: Options, plant: Callable[[Machine], None]) -> int:
