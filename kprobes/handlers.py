@@ -46,6 +46,7 @@ class Handlers:
         self._guest = guest
         self._find = registry.find
         self._poke = registry.poke
+        self._fentry = registry.fentry
         self._jprobes = jprobes
         self._options = options
         self.control = Control(guest, registry.settle, observer)
@@ -59,6 +60,8 @@ class Handlers:
             return self._debug(trap)
         if trap.vector == Door.DETOUR:
             return self._detour(trap)
+        if trap.vector == Door.FENTRY:
+            return self._entry(trap)
         return trap.vector in FAULTS and self._faults.on_fault(trap)
 
     def _int3(self, trap: Trap) -> bool:
@@ -129,6 +132,20 @@ class Handlers:
         self._leave_by_detour(trap, block, site, site.jump)
         return True
 
+    def _entry(self, trap: Trap) -> bool:
+        """A hit by the call at a function's entry (kprobe_ftrace_handler)."""
+        regs, block, addr = trap.regs, self.control.blocks[trap.cpu], self._fentry.origin(trap.regs)
+        site = self._find(addr)
+        if site is None or not site.fentry or not site.enabled:
+            return True
+        if block.current is not None or block.busy:
+            self._count_miss(trap, site)
+            return True
+        regs.ip = (addr + 1) & MASK64
+        self._hit(trap, block, site)
+        self._fentry.redirect(regs)
+        return True
+
     def _leave_by_detour(self, trap: Trap, block: ControlBlock, site: Site, jump: Jump) -> None:
         trap.regs.ip = jump.copy
         self.control.tell(Phase.DETOUR, trap, site)
@@ -172,6 +189,12 @@ class Handlers:
         a post_handler has joined. An emulation whose memory is not there leaves the fault to the copy.
         """
         site, regs = hit.site, trap.regs
+        if site.fentry:  # the nop is done, and a post_handler cannot move the program
+            regs.ip = following = (site.addr + len(site.insn.data)) & MASK64
+            self.control.tell(Phase.EMULATE, trap, site)
+            self._stepped(trap, block, hit)
+            regs.ip = following
+            return
         if not hit.old_flags & TF:
             if site.jump is not None and site.jump.state is not JumpState.IDLE:
                 regs.flags = regs.flags & ~TF_IF | hit.old_flags

@@ -201,7 +201,7 @@ class Optimizer:
 
     def _wanted(self, site: Site) -> bool:
         """Whether nothing that may change stands in the way of a jump (kprobe_optready and what is around it)."""
-        if not site.armed or site.gone or site.posts or any(p.jprobe is not None for p in site.probes):
+        if not site.armed or site.gone or site.fentry or site.posts or any(p.jprobe is not None for p in site.probes):
             return False
         region = self.region_of(site)
         return isinstance(region, Region) and not any(

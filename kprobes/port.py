@@ -145,6 +145,13 @@ class Guest(Protocol):
         """Return where the guest's exception table sends a fault of the instruction at ``addr``; None without entry."""
         ...
 
+    def fentry(self, addr: int) -> bool:
+        """Whether ``addr`` is where the compiler has left a nop of five bytes at a function's entry, for tracing.
+
+        Guests are compiled with -pg -mfentry -mrecord-mcount -mnop-mcount for that.
+        """
+        ...
+
     def settled(self, start: int, end: int) -> bool:
         """Whether no cpu is at an instruction in [start, end) or will come back to one from a trap."""
         ...

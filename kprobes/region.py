@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from kprobes.boost import JUMP_SIZE, unfit
+from kprobes.fentry import NOP
 from kprobes.insn import MAX_INSN_SIZE, DecodeError, Insn, decode, jump_target, jumps_anywhere
 from kprobes.port import Guest, Symbol
 from kprobes.text import Function, Text
@@ -120,6 +121,9 @@ class Regions:
             except DecodeError as exc:  # pragma: no cover - the whole function was decoded
                 return Obstacle(errno.EILSEQ, f"{_place(at, function.symbol)}: {exc}")
             reason = insn.refusal[1] if insn.refusal else unfit(insn, False)
+            if insn.data == NOP and self._guest.fentry(at):
+                return Obstacle(errno.EBUSY, (
+                    f"a jump would cover {_place(at, function.symbol)}, the function's tracing nop, where a call may come"))
             if reason:
                 return Obstacle(errno.EINVAL, (
                     f"the jump would displace '{insn.text}' at {_place(at, function.symbol)}, and {reason}"))

@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Iterator
 
+from kprobes.arming import Arming
 from kprobes.blacklist import Blacklist
 from kprobes.boost import boosted, why_not
 from kprobes.checks import Checks, Place
 from kprobes.emulate import emulator, refusal
 from kprobes.errors import KprobeError, Rule
-from kprobes.insn import BREAKPOINT, Fixup, Insn
+from kprobes.fentry import NOP, Fentry
+from kprobes.insn import Fixup, Insn
 from kprobes.optimizer import Optimizer
 from kprobes.options import Options
 from kprobes.port import Guest, GuestMemoryError
@@ -22,11 +24,9 @@ from kprobes.probes import Kprobe, KprobeFlag
 from kprobes.ptregs import TF
 from kprobes.region import Regions
 from kprobes.slots import Slots
-from kprobes.step import Site, displaced
+from kprobes.step import NO_SLOT, Site, displaced
 from kprobes.text import Text
 from kprobes.textpoke import TextPoke
-
-_INT3 = bytes([BREAKPOINT])
 
 
 class Registry:
@@ -46,13 +46,15 @@ class Registry:
         self._off = False
         self.text = Text(guest)
         self.slots = Slots(guest)
-        self.blacklist = Blacklist(
-            guest, lambda addr: self.slots.owns(addr) or self.optimizer.owns(addr) or own_text(addr))
+        self.blacklist = Blacklist(guest, lambda addr: (
+            self.slots.owns(addr) or self.optimizer.owns(addr) or self.fentry.owns(addr) or own_text(addr)))
         self.checks = Checks(guest, self.text, self.blacklist)
         self.poke = TextPoke(guest, self.text)
+        self.fentry = Fentry(guest, self.text, self.poke)
         self.optimizer = Optimizer(
             guest, options, self.text, self.poke, Regions(guest, self.text, self.blacklist), self.find, self._leaving,
             in_use, self._retire)
+        self._arming = Arming(guest, self.text, self.fentry, self.optimizer)
 
     def find(self, addr: int) -> Site | None:
         """Return the site at exactly this address: the look-up of every hit."""
@@ -84,9 +86,8 @@ class Registry:
         p.offset = 0 if p.symbol_name is None else p.offset  # folded into addr, so that it can be registered again
         p.addr = place.addr
         p.opcode = site.opcode
-        p.flags = p.flags & KprobeFlag.DISABLED | (KprobeFlag.ON_FUNC_ENTRY if place.on_entry else 0)
-        p.nmissed = p.hits = 0
-        p.misses.clear()
+        p.flags = p.flags & KprobeFlag.DISABLED | (KprobeFlag.ON_FUNC_ENTRY if place.on_entry else 0) | (
+            KprobeFlag.FTRACE if site.fentry else 0)
         self.optimizer.review(site)
         return site
 
@@ -112,7 +113,7 @@ class Registry:
         site.posts.discard(p)
         p.flags &= ~KprobeFlag.OPTIMIZED
         if not site.enabled:
-            self._disarm(site)
+            self._arming.disarm(site)
         if site.probes:
             self.optimizer.review(site)
         elif not site.leaving:
@@ -127,7 +128,7 @@ class Registry:
             self._leaving.remove(site)
             if site.boosted:  # no hit tells who is in there; a fault may still come from it, until the slot is used again
                 self.slots.retire(site.slot)
-            else:
+            elif not site.fentry:
                 del self._by_slot[site.slot]
                 self.slots.release(site.slot)
 
@@ -146,7 +147,7 @@ class Registry:
             raise KprobeError(errno.EINVAL, (
                 f"the text under the probe on {p.name} is gone, so it cannot be enabled; unregister it"))
         if not site.armed and not self._off:
-            self._arm(site)
+            self._arming.arm(site)
         p.flags &= ~KprobeFlag.DISABLED
         self.optimizer.review(site)
 
@@ -158,7 +159,7 @@ class Registry:
         site = self._registered(p, "disabled")
         p.flags |= KprobeFlag.DISABLED
         if not site.enabled:
-            self._disarm(site)
+            self._arming.disarm(site)
 
     @property
     def off(self) -> bool:
@@ -175,10 +176,10 @@ class Registry:
         for site in self:
             if off:
                 self.optimizer.force(site)
-                self._disarm(site)
+                self._arming.disarm(site)
             elif site.enabled and not site.armed:
                 try:
-                    self._arm(site)
+                    self._arming.arm(site)
                     self.optimizer.review(site)
                 except GuestMemoryError as exc:
                     failed = site, exc
@@ -193,26 +194,29 @@ class Registry:
         insn = self.checks.instruction(place)
         self.steppable(insn, place)
         before = self._sites.get(place.addr)
-        slot = self.slots.allocate(place.addr)
-        site = Site(place.addr, insn, slot)
+        fentry = insn.data == NOP and self._guest.fentry(place.addr)
+        site = Site(place.addr, insn, NO_SLOT if fentry else self.slots.allocate(place.addr), fentry=fentry)
         try:
-            self._prepare(site, p)
-            self._by_slot[slot] = site
+            if not fentry:
+                self._prepare(site, p)
+                self._by_slot[site.slot] = site
             self._insert(p, site)
             if site.enabled and not self._off:
-                self._arm(site)
+                self._arming.arm(site)
         except BaseException as exc:
             self._remove(p, site)
-            self._by_slot.pop(slot, None)
+            self._by_slot.pop(site.slot, None)
             self._sites.pop(place.addr, None)
             if before is not None:
                 self._sites[place.addr] = before
-            self.slots.release(slot)
+            if not fentry:
+                self.slots.release(site.slot)
             if isinstance(exc, GuestMemoryError):
                 raise KprobeError(
                     errno.EINVAL, f"the guest's text at {place.addr:#x} cannot be written: {exc}", Rule.ARMING) from exc
             raise
-        self.slots.keep(slot)
+        if not fentry:
+            self.slots.keep(site.slot)
         return site
 
     def _join(self, p: Kprobe, site: Site) -> None:
@@ -225,14 +229,16 @@ class Registry:
         self._insert(p, site)
         try:
             if site.enabled and not site.armed and not self._off:
-                self._arm(site)
+                self._arming.arm(site)
         except GuestMemoryError as exc:
             self._remove(p, site)
             raise KprobeError(
                 errno.EINVAL, f"the guest's text at {site.addr:#x} cannot be written: {exc}", Rule.ARMING) from exc
 
     def _insert(self, p: Kprobe, site: Site) -> None:
-        """Newest first; but a jprobe is last, since it takes the guest away with it."""
+        """Newest first; but a jprobe is last, since it takes the guest away with it. Hits may come from here on."""
+        p.nmissed = p.hits = 0
+        p.misses.clear()
         site.probes.insert(len(site.probes) if p.jprobe is not None else 0, p)
         if p.post_handler is not None:
             site.posts.add(p)
@@ -268,34 +274,6 @@ class Registry:
             site.emulate = emulator(insn)
         site.boosted = self._options.boost and p.post_handler is None and self.why_not_boosted(insn) is None
         self.slots.fill(slot, boosted(insn, slot, copy) if site.boosted else copy)
-
-    def _arm(self, site: Site) -> None:
-        """Write the int3 and make every cpu see it; a jump that has not left yet stays instead."""
-        if not self.optimizer.rescued(site):
-            self.optimizer.make_way(site.addr)
-            self.text.write(site.addr, _INT3)
-        site.armed = True
-
-    def _disarm(self, site: Site) -> None:
-        """Write the saved byte back; a byte that is no longer our int3 belongs to somebody else by now and stays.
-
-        A jump stays for now, and does nothing; the worker takes it out.
-        """
-        if not site.armed:
-            return
-        stays = self.optimizer.keeps(site)
-        site.armed = False
-        if stays:
-            return
-        try:
-            ours = self._guest.read(site.addr, 1) == _INT3
-        except GuestMemoryError:
-            ours = False  # the text is gone altogether
-        if ours:
-            self.text.restore(site.addr)
-        else:
-            self.text.forget(site.addr, site.addr + 1)
-        self.optimizer.review_before(site.addr)
 
     def _retire(self, site: Site) -> None:
         """Take a site without probes out of the table; what it occupies is freed when no cpu is inside."""

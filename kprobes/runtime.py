@@ -245,6 +245,8 @@ class Kprobes:
         site = self._registry.site_of(kprobe_of(p))
         if site is None:
             raise KprobeError(errno.EINVAL, f"the probe on {kprobe_of(p).name} is not registered, so it has no slot")
+        if site.fentry:
+            raise KprobeError(errno.EINVAL, f"the probe on {kprobe_of(p).name} is called at the function's entry: no slot")
         return site.slot
 
     def is_kprobe_insn_slot(self, addr: int) -> bool:

@@ -30,6 +30,8 @@ from kprobes.ptregs import MASK64, TF, TF_IF, PtRegs
 from kprobes.region import Jump, JumpState, Obstacle, Region
 from kprobes.slots import distance
 
+NO_SLOT = -1  #: the slot of a site that needs none; no address is equal to it
+
 
 @dataclass(eq=False, slots=True)
 class Site:
@@ -38,7 +40,8 @@ class Site:
     A hit holds on to its site, so that it can be finished when the probes are unregistered meanwhile. ``boosted``: the
     copy in the slot is followed by a jump back, else by int3. ``emulate`` does what the instruction does, in the
     registries that step by int3. ``posts`` are the probes that were registered with a post_handler. ``region`` is what a
-    jump would cover, or why there can be none, once that was asked; ``jump`` is there once it has a detour.
+    jump would cover, or why there can be none, once that was asked; ``jump`` is there once it has a detour. ``fentry``: the
+    instruction is a function's tracing nop, which a call replaces, and there is no slot.
     """
 
     addr: int
@@ -52,6 +55,7 @@ class Site:
     gone: bool = False
     region: Region | Obstacle | None = None
     jump: Jump | None = None
+    fentry: bool = False
 
     @property
     def opcode(self) -> int:

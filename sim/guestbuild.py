@@ -25,6 +25,9 @@ CACHE_DIR = ROOT / "build" / "guests"
 OPT_LEVELS = ("-O0", "-O1", "-O2", "-O3", "-Os")
 LINKS = ("high", "low")
 
+#: A nop at every function's entry, and a list of them (kernels with CONFIG_FUNCTION_TRACER do the same).
+TRACED = ("-pg", "-mfentry", "-mrecord-mcount", "-mnop-mcount")
+
 #: Integer instructions of the first x86-64 only; no red zone, because traps push onto the current stack.
 CFLAGS = (
     "-std=gnu11", "-m64", "-march=x86-64", "-mtune=generic", "-mgeneral-regs-only", "-mno-red-zone", "-ffreestanding",
@@ -96,12 +99,12 @@ PROGRAMS = {p.name: p for p in (
 
 def build(
     sources: Iterable[str | Path], out: str | Path | None = None, *,
-    opt: str = "-O2", link: str = "high", runtime: bool = True, defines: Iterable[str] = (),
+    opt: str = "-O2", link: str = "high", runtime: bool = True, defines: Iterable[str] = (), traced: bool = False,
 ) -> Path:
     """Compile and link a guest; return the ELF file, `out` or a file in the cache.
 
     `defines` are macro definitions such as "N=4". Without `runtime` the sources bring their own _start, and only the
-    linker script is ours.
+    linker script is ours. `traced`: every function begins with a nop for tracing, listed in `__mcount_loc`.
     """
     if link not in LINKS:
         raise GuestBuildError(f"there is no link {link!r}: use one of {', '.join(LINKS)}")
@@ -110,6 +113,7 @@ def build(
     model = ("-mcmodel=kernel",) if link == "high" else ()
     script = RUNTIME_DIR / f"link-{link}.ld"
     paths = dict.fromkeys(f"-I{directory}" for directory in (RUNTIME_DIR, *(file.parent for file in files)))
+    model += TRACED if traced else ()
     flags = (*CFLAGS, *model, opt, *(f"-D{d}" for d in defines), *paths, *LDFLAGS, f"-L{RUNTIME_DIR}", f"-Wl,-T,{script}")
     return _cached([*inputs, *files], flags, files[0].stem, ".elf", out)
 
@@ -123,7 +127,7 @@ def build_host(sources: Iterable[str | Path], *, defines: Iterable[str] = ()) ->
 
 def build_text(
     text: str, *, name: str = "snippet", suffix: str = ".c", opt: str = "-O2", link: str = "high",
-    runtime: bool = True, defines: Iterable[str] = (), beside: Iterable[Path] = (),
+    runtime: bool = True, defines: Iterable[str] = (), beside: Iterable[Path] = (), traced: bool = False,
 ) -> Path:
     """Build a guest from source text, C or (with suffix ".S") assembly: for tests whose guest is a few lines.
 
@@ -133,7 +137,7 @@ def build_text(
     if not source.exists():
         source.parent.mkdir(parents=True, exist_ok=True)
         _replace(source, text.encode())
-    return build([source, *beside], opt=opt, link=link, runtime=runtime, defines=defines)
+    return build([source, *beside], opt=opt, link=link, runtime=runtime, defines=defines, traced=traced)
 
 
 def build_program(name: str, *, n: int | None = None, opt: str = "-O2", link: str = "high") -> Path:

@@ -25,6 +25,7 @@ class GuestPort:
     def __init__(self, machine: Machine, pages: list[int]):
         """`pages`: physical pages of RAM for the runtime's code."""
         self._machine, self._free_pages = machine, pages
+        self._entries: tuple[tuple[int, int], frozenset[int]] = ((0, 0), frozenset())
 
     @property
     def cpus(self) -> int:
@@ -111,6 +112,18 @@ class GuestPort:
             if at + insn == addr:
                 return at + 4 + target
         return None
+
+    def fentry(self, addr: int) -> bool:
+        """Look in the list that the compiler made, between the symbols that the kernel uses. It is read once for an image."""
+        lookup = self._machine.symbols.lookup
+        start, stop = (lookup(f"__{edge}_mcount_loc") for edge in ("start", "stop"))
+        if start is None or stop is None or stop <= start:
+            return False
+        known, places = self._entries
+        if known != (start, stop):
+            places = frozenset(place for place, in struct.iter_unpack("<Q", self.read(start, stop - start)))
+            self._entries = (start, stop), places
+        return addr in places
 
     def settled(self, start: int, end: int) -> bool:
         """Ask each hart."""

@@ -36,12 +36,14 @@ MODES = {
 def assemble(source, text=TEXT, data=DATA):
     """Assemble Intel-syntax source into sections and symbols. ``func NAME`` ... ``endf NAME`` makes a sized symbol.
 
-    ``extable INSN, FIXUP`` makes an entry of the exception table.
+    ``extable INSN, FIXUP`` makes an entry of the exception table, ``fentry`` is a function's tracing nop.
     """
     macros = (".intel_syntax noprefix\n.macro func n\n.globl \\n\n.type \\n,@function\n\\n:\n.endm\n"
               ".macro endf n\n.size \\n, .-\\n\n.endm\n"
               ".macro extable insn, fixup\n.pushsection __ex_table, \"a\"\n.balign 8\n.long \\insn - .\n"
-              ".long \\fixup - .\n.popsection\n.endm\n.text\n")
+              ".long \\fixup - .\n.popsection\n.endm\n"
+              ".macro fentry\n771: .byte 0x0f, 0x1f, 0x44, 0, 0\n.pushsection __mcount_loc, \"a\"\n.quad 771b\n"
+              ".popsection\n.endm\n.text\n")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "a.s").write_text(macros + source + "\n")
@@ -53,13 +55,14 @@ def assemble(source, text=TEXT, data=DATA):
             elf = ELFFile(file)
             sections = [(s["sh_addr"], s.data(), bool(s["sh_flags"] & 4))
                         for s in elf.iter_sections() if s["sh_flags"] & 2 and s["sh_size"]]
-            places = elf.get_section_by_name("__ex_table")
             table = elf.get_section_by_name(".symtab").iter_symbols()
             symbols = [Symbol(s.name, s["st_value"], s["st_size"]) for s in table
                        if s.name and s["st_info"]["type"] in ("STT_FUNC", "STT_OBJECT", "STT_NOTYPE")]
-            if places is not None:
-                start, size = places["sh_addr"], places["sh_size"]
-                symbols += [Symbol("__start___ex_table", start, 0), Symbol("__stop___ex_table", start + size, 0)]
+            for section, name in (("__ex_table", "__ex_table"), ("__mcount_loc", "mcount_loc")):
+                place = elf.get_section_by_name(section)
+                if place is not None:
+                    start, size = place["sh_addr"], place["sh_size"]
+                    symbols += [Symbol(f"__start_{name}", start, 0), Symbol(f"__stop_{name}", start + size, 0)]
     return tuple(sections), tuple(symbols)
 
 
@@ -238,6 +241,10 @@ class FakeMachine:
             if at + insn == addr:
                 return at + 4 + target
         return None
+
+    def fentry(self, addr):
+        start, stop = (self.symbols.lookup(f"__{edge}_mcount_loc") for edge in ("start", "stop"))
+        return any(self.memory.load(at, 8) == addr for at in range(start or 0, stop or 0, 8))
 
     def settled(self, start, end):
         return not self.depth and not any(

@@ -1,0 +1,58 @@
+"""What makes a probed address reach the runtime: a breakpoint, or a call from a function's entry; and taking it away."""
+
+from __future__ import annotations
+
+from kprobes.fentry import Fentry
+from kprobes.insn import BREAKPOINT
+from kprobes.optimizer import Optimizer
+from kprobes.port import Guest, GuestMemoryError
+from kprobes.step import Site
+from kprobes.text import Text
+
+_INT3 = bytes([BREAKPOINT])
+
+
+class Arming:
+    """Arms and disarms the sites of one guest; jumps in place of breakpoints are ``optimizer``'s."""
+
+    def __init__(self, guest: Guest, text: Text, fentry: Fentry, optimizer: Optimizer):
+        self._guest = guest
+        self._text = text
+        self._fentry = fentry
+        self._optimizer = optimizer
+
+    def arm(self, site: Site) -> None:
+        """Write the breakpoint and make every cpu see it; a jump that has not left yet stays instead.
+
+        Raise ``GuestMemoryError`` with nothing changed when the text cannot be written.
+        """
+        if site.fentry:
+            self._fentry.attach(site.addr)
+        elif not self._optimizer.rescued(site):
+            self._optimizer.make_way(site.addr)
+            self._text.write(site.addr, _INT3)
+        site.armed = True
+
+    def disarm(self, site: Site) -> None:
+        """Write the original bytes back; what is no longer ours belongs to somebody else by now and stays.
+
+        A jump stays for now, and does nothing; the worker takes it out.
+        """
+        if not site.armed:
+            return
+        stays = self._optimizer.keeps(site)
+        site.armed = False
+        if stays:
+            return
+        if site.fentry:
+            self._fentry.detach(site.addr)
+            return
+        try:
+            ours = self._guest.read(site.addr, 1) == _INT3
+        except GuestMemoryError:
+            ours = False  # the text is gone altogether
+        if ours:
+            self._text.restore(site.addr)
+        else:
+            self._text.forget(site.addr, site.addr + 1)
+        self._optimizer.review_before(site.addr)
