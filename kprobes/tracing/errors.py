@@ -21,7 +21,7 @@ class ErrorCode(Enum):
     BAD_COMMAND = errno.EINVAL, "a command is p[:[GRP/][EVENT]] PLACE [ARG...], r..., or -:[GRP/]EVENT"
     BAD_MAXACT_TYPE = errno.EINVAL, "only a return probe (r) has a number of instances"
     BAD_MAXACT = errno.EINVAL, "the number of instances after r must be a positive integer"
-    MAXACT_TOO_BIG = errno.E2BIG, "more than 4096 instances"
+    MAXACT_TOO_BIG = errno.EINVAL, "more than 4096 instances"
     BAD_PROBE_ADDR = errno.EINVAL, "no place to probe: write SYMBOL, SYMBOL+OFFSET, MODULE:SYMBOL or an address"
     NON_UNIQ_SYMBOL = errno.EADDRNOTAVAIL, "several functions have this name: give the address of the one that you mean"
     BAD_RETPROBE = errno.EINVAL, "a return probe goes to the first instruction of a function"
@@ -100,13 +100,17 @@ class ProbeEventError(KprobeError):
     """A command or a filter was refused, and nothing of it exists.
 
     ``code`` is the kernel's identifier, ``position`` the index in ``command``, which is one line as it was written.
-    The message has three lines: what is wrong, the command, and a caret.
+    The message has three lines: what is wrong, the command, and a caret; below them the code around an address that the
+    runtime refused.
     """
 
-    def __init__(self, code: ErrorCode, command: str, position: int, why: str = "", number: int | None = None):
+    def __init__(
+        self, code: ErrorCode, command: str, position: int, why: str = "", number: int | None = None, picture: str = "",
+    ):
         what = f"{code.name}: {why or code.text}"
         shown = command.replace("\t", " ")
-        super().__init__(code.errno if number is None else number, f"{what}\n  {shown}\n  {' ' * position}^")
+        below = f"\n{picture}" if picture else ""
+        super().__init__(code.errno if number is None else number, f"{what}\n  {shown}\n  {' ' * position}^{below}")
         self.code = code
         self.command = command
         self.position = position

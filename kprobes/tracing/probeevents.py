@@ -69,7 +69,7 @@ class ProbeEvents:
 
         The first command that is refused ends this; what the lines before it did stays, as in the kernel.
         """
-        for line in text.splitlines():
+        for line in text.split("\n"):
             command = parse(line)
             if isinstance(command, Definition):
                 self._define(command)
@@ -178,8 +178,8 @@ class ProbeEvents:
             at = definition.where.at
             if code is ErrorCode.BAD_INSN_BNDRY:
                 at += max(0, definition.where.text.find("+"))
-            why = str(error.strerror).partition("\n")[0]
-            raise definition.source.error(code, at, why, number) from error
+            why, _, picture = str(error.strerror).partition("\n")
+            raise definition.source.error(code, at, why, number, picture) from error
 
     def _remove(self, removal: Removal) -> None:
         found = [probe for event in self._matching(removal.group, removal.event) for probe in event.probes.values()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from kprobes.tracing.errors import ErrorCode, ProbeEventError
 
-_INTEGER = re.compile(r"([+-]?)(?:0[xX]([0-9a-fA-F]+)|0([0-7]+)|([0-9]+))")
+_INTEGER = re.compile(r"([+-]?)(?:0[xX]([0-9a-fA-F]+)|0([0-7]+)|(0|[1-9][0-9]*))")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -35,9 +35,11 @@ class Source:
         end = next((i for i, word in enumerate(found) if word.text.startswith("#")), len(found))
         return found[:end]
 
-    def error(self, code: ErrorCode, at: int, why: str = "", number: int | None = None) -> ProbeEventError:
-        """Return the refusal with a caret under ``at``; ``why`` replaces the code's own text."""
-        return ProbeEventError(code, self.text, at, why, number)
+    def error(
+        self, code: ErrorCode, at: int, why: str = "", number: int | None = None, picture: str = "",
+    ) -> ProbeEventError:
+        """Return the refusal with a caret under ``at``; ``why`` and ``number`` replace the code's own text and errno."""
+        return ProbeEventError(code, self.text, at, why, number, picture)
 
 
 def integer(text: str) -> int | None:

@@ -49,8 +49,8 @@ REFUSED = [
     ("BAD_MAXACT", "r^1a11 do_open", errno.EINVAL),
     ("BAD_MAXACT", "r^0 do_open", errno.EINVAL),
     ("BAD_MAXACT", "r^-1:e do_open", errno.EINVAL),
-    ("MAXACT_TOO_BIG", "r^4097 do_open", errno.E2BIG),
-    ("MAXACT_TOO_BIG", "r^10000:e do_open", errno.E2BIG),
+    ("MAXACT_TOO_BIG", "r^4097 do_open", errno.EINVAL),
+    ("MAXACT_TOO_BIG", "r^10000:e do_open", errno.EINVAL),
     ("BAD_PROBE_ADDR", "p ^non_exist_func", errno.ENOENT),
     ("BAD_PROBE_ADDR", "p ^hoge-fuga", errno.EINVAL),
     ("BAD_PROBE_ADDR", "p ^do_open+1000-1000", errno.EINVAL),
@@ -60,6 +60,7 @@ REFUSED = [
     ("BAD_PROBE_ADDR", "p ^do_open+x", errno.EINVAL),
     ("BAD_PROBE_ADDR", "p ^a:b:c", errno.EINVAL),
     ("BAD_PROBE_ADDR", "p ^-4", errno.EINVAL),
+    ("BAD_PROBE_ADDR", "p ^do_open+08", errno.EINVAL),
     ("BAD_PROBE_ADDR", "p ^0x123 %di", errno.ENOENT),
     ("BAD_PROBE_ADDR", "p ^mod:other", errno.ENOENT),
     ("NON_UNIQ_SYMBOL", "p:e ^twin", errno.EADDRNOTAVAIL),
@@ -191,7 +192,8 @@ def refused(m, events, marked, code, number):
         events.write(command)
     error = info.value
     assert (error.code.name, error.errno, error.position) == (code, number, position), error
-    what, shown, caret = str(error).split("\n")
+    what, shown, caret, *picture = str(error).split("\n")
+    assert not picture or error.code in (ErrorCode.BAD_INSN_BNDRY, ErrorCode.FAIL_REG_PROBE)
     assert what.startswith(f"{code}: ") and shown == f"  {command}" and caret == " " * (2 + position) + "^"
     assert (m.snapshot(), events.read(), m.kprobes.registered) == (before, read, registered)
 
@@ -218,7 +220,7 @@ def test_E11_no_array_in_a_register(m, events):
 
 
 def test_E16_too_many_instances(m, events):
-    refused(m, events, "r^10000 do_open", "MAXACT_TOO_BIG", errno.E2BIG)
+    refused(m, events, "r^10000 do_open", "MAXACT_TOO_BIG", errno.EINVAL)
     events.write("r4096:e do_open")
     assert events.read() == ["r4096:kprobes/e do_open"]
 
@@ -290,9 +292,12 @@ def test_a_line_that_fails_ends_the_write_and_the_lines_before_it_stay(m, events
     assert events.read() == ["p:kprobes/a do_open"]
 
 
-def test_refusals_of_the_runtime_carry_its_reason(m, events):
+def test_refusals_of_the_runtime_carry_its_reason_and_its_picture(m, events):
     with pytest.raises(ProbeEventError, match="inside an instruction") as info:
         events.write("p:e do_open+1")
+    what, _, caret, *picture = str(info.value).split("\n")
+    assert what == "BAD_INSN_BNDRY: do_open+0x1 is inside an instruction (EILSEQ)" and caret.strip() == "^"
+    assert "b8 01 00 00 00   mov eax, 1" in picture[0] and "nearest boundaries: +0x0, +0x5" in picture[1]
     assert isinstance(info.value.__cause__, KprobeError)
     assert not isinstance(info.value.__cause__, ProbeEventError)
 

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from kprobes import ProbeEventError
+from hw.isa.reference import split
+from kprobes import Options, ProbeEventError
 from sim.elf import load_elf
 from sim.engine import StopReason
 from sim.guestbuild import build_program, expected_output
@@ -158,6 +159,27 @@ def test_filters_on_the_hardware(traced):
     machine = traced("p:e do_open path=+0(%di):string flags=%si:s32", filters=[("e", 'path ~ "/*" || flags & 4')])
     assert fields(machine, "path") == ["/etc/passwd", "/dev/null", "b", "c"]
     assert machine.probe_events["e"].hits == 6
+
+
+@pytest.mark.parametrize("mode", [
+    Options(boost=True), Options(step="int3"), Options(step="int3", boost=True),
+    Options(step="int3", boost=True, optimize=True, optimize_delay=0)], ids=["boost", "int3", "int3-boost", "optimized"])
+def test_every_way_of_execution_gives_the_same_records(machine, opens, mode):
+    """Registers, ip included, and memory are what the first way shows."""
+    found, image = [], load_elf(opens)
+    start = image.symbols.lookup("do_open")
+    text = next(s for s in image.segments if s.vaddr <= start < s.vaddr + len(s.data))
+    first_size = split(text.data[start - text.vaddr:][:15]).length
+    for options in (Options(), mode):
+        made = machine(image, probes=options)
+        made.probe_events.write("p:e do_open %ip path=+0(%di):string $stack0 flags=%flags:x32\n"
+                                "r:e2 do_open $retval fd=$arg2:u8 %sp\nr3:d depth n=$arg1:u8")
+        made.probe_events.write(f"p:inside do_open+{first_size} %ip %sp")
+        made.probe_events.enable()
+        assert made.run(MAX_CYCLES).console.decode() == expected_output("opens", n=1)
+        records = made.probe_events.records
+        found.append([(record.layout.event, record.ip, record.ret_ip, record.values, record.flags) for record in records])
+    assert len(found[0]) == 6 + 6 + 6 + 3 and found[1] == found[0]
 
 
 def test_the_image_and_the_name_of_the_task(machine, opens):
