@@ -4,6 +4,9 @@ The phases of a hit, by the cycles of its events: *delivery*, from the trap bein
 *stub*, from there until the entry stub's store reaches the TrapPort; the runtime, which takes no cycle; *return*, from
 there to the retirement of the stub's iretq; and *step*, from that iretq to the next trap, which is the displaced
 instruction in its slot, or the jprobe's handler. The total reaches from the first trap to the last iretq.
+
+A hit by a jump (an optimised probe) and the return of a hooked function come without a trap, and no event tells where
+their cycles begin and end: they are counted, and `kphw bench` has their costs.
 """
 
 from __future__ import annotations
@@ -49,24 +52,29 @@ class Leg:
 
 @dataclass
 class Hit:
-    """One hit of one probe."""
+    """One hit of one probe. `began`: the cycle in which the runtime got it. `returns`: calls of a hooked function that
+    have returned since then and before its next hit."""
 
     hart: int | None
     symbol: str
     address: int
+    began: int = 0
     kind: str = "kprobe"
     results: list[str] = field(default_factory=list)
     legs: list[Leg] = field(default_factory=list)
     ended: bool = False
+    returns: int = 0
 
     @property
     def cycle(self) -> int:
-        """The cycle in which the int3 was taken."""
-        return self.legs[0].trap
+        """The cycle in which the int3 was taken, or the jump's detour came to the runtime."""
+        return self.legs[0].trap if self.legs else self.began
 
     @property
-    def total(self) -> int:
-        """Cycles from the int3 to the last iretq."""
+    def total(self) -> int | None:
+        """Cycles from the int3 to the last iretq, None without a trap."""
+        if not self.legs:
+            return None
         last = self.legs[-1]
         return (last.call if last.back is None else last.back) - self.cycle
 
@@ -78,7 +86,7 @@ class Hit:
         """Return the hit as JSON has it."""
         return {
             "cycle": self.cycle, "hart": self.hart, "symbol": self.symbol, "address": self.address, "kind": self.kind,
-            "handlers": self.results, "cycles": {**self.phases(), "total": self.total},
+            "handlers": self.results, "returns": self.returns, "cycles": {**self.phases(), "total": self.total},
             "traps": [{"vector": leg.vector, "cycle": leg.trap, **leg.phases()} for leg in self.legs],
         }  # fmt: skip
 
@@ -88,6 +96,7 @@ def hits(events: Iterable[Event]) -> list[Hit]:
     found: list[Hit] = []
     now: dict[int | None, Hit] = {}
     legs: dict[int | None, Leg] = {}
+    latest: dict[int, Hit] = {}
     for event in events:
         hart = event.hart
         hit, leg = now.get(hart), legs.get(hart)
@@ -99,10 +108,16 @@ def hits(events: Iterable[Event]) -> list[Hit]:
             leg.deliver = event.cycle
         elif isinstance(event, ProbePhase):
             if event.phase == "hit":
-                hit = now[hart] = Hit(hart, event.symbol, event.address)
+                hit = now[hart] = latest[event.address] = Hit(hart, event.symbol, event.address, event.cycle)
                 found.append(hit)
-            if hit:
+            if event.phase == "return":
+                entry = latest.get(event.address)
+                if entry:
+                    entry.kind, entry.returns = "kretprobe", entry.returns + 1
+            elif hit:
                 _note(hit, event)
+                if hit.ended and not leg:
+                    del now[hart]
         elif isinstance(event, TrapPortCall) and leg:
             leg.call = event.cycle
             if hit:
@@ -112,7 +127,7 @@ def hits(events: Iterable[Event]) -> list[Hit]:
             del legs[hart]
             if hit and hit.ended:
                 del now[hart]
-    return [hit for hit in found if hit.legs]
+    return [hit for hit in found if hit.legs or hit.ended]
 
 
 def _note(hit: Hit, event: ProbePhase) -> None:
@@ -128,6 +143,11 @@ def _note(hit: Hit, event: ProbePhase) -> None:
         hit.ended = event.address == hit.address
 
 
+def cells(hit: Hit) -> list[str]:
+    """Return the cycles of each phase and the total as a table shows them: nothing for a hit without a trap."""
+    return [str(n) for n in (*hit.phases().values(), hit.total)] if hit.legs else [""] * (len(PHASES) + 1)
+
+
 def summary(found: Iterable[Hit]) -> Iterator[tuple[str, list[str]]]:
     """Yield for each probe a heading and a line for each of its traps, with the cycles of every phase."""
     groups: dict[tuple[str, str, tuple[int, ...]], list[Hit]] = {}
@@ -135,7 +155,8 @@ def summary(found: Iterable[Hit]) -> Iterator[tuple[str, list[str]]]:
         groups.setdefault((hit.symbol, hit.kind, tuple(leg.vector for leg in hit.legs)), []).append(hit)
     for (symbol, kind, _), group in groups.items():
         count = f"{len(group)} hit{'s' * (len(group) > 1)}"
-        lines = []
+        returns = sum(hit.returns for hit in group)
+        lines = [f"{returns} return{'s' * (returns > 1)}, without a trap"] if returns else []
         for number, place in enumerate(zip(*(hit.legs for hit in group), strict=True)):
             spans = {name: span([leg.phases()[name] for leg in place]) for name in PHASES}
             line = f"{place[0].name:4} delivery {spans['delivery']}, stub {spans['stub']}, [runtime], return {spans['return']}"
@@ -144,7 +165,8 @@ def summary(found: Iterable[Hit]) -> Iterator[tuple[str, list[str]]]:
                 after = "jprobe handler" if kind == "jprobe" and number < len(group[0].legs) - 2 else "step"
                 line += f", then {after} {spans['step']}"
             lines.append(line)
-        yield f"{symbol} ({kind}, {count}, {span([hit.total for hit in group])} cycles)", lines
+        totals = [hit.total for hit in group if hit.total is not None]
+        yield f"{symbol} ({kind}, {count}, {f'{span(totals)} cycles' if totals else 'by a jump, without a trap'})", lines
 
 
 def span(values: list[int]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from sim.report import PHASES, Hit, summary
+from sim.report import PHASES, Hit, cells, summary
 
 _COLOURS = {"delivery": "#c0504d", "stub": "#4f81bd", "return": "#9bbb59", "step": "#8064a2"}
 
@@ -22,7 +22,7 @@ pre { background: #f4f4f4; padding: .6em 1em; overflow-x: auto } .bar { display:
 def page(title: str, facts: Iterable[tuple[str, object]], console: str, found: list[Hit]) -> str:
     """Return the report: the facts of the run, every hit with its phases as a bar, and the guest's console."""
     rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>\n" for name, value in facts)
-    longest = max((hit.total for hit in found), default=1)
+    longest = max((hit.total or 0 for hit in found), default=0) or 1
     body = [f"<h1>{escape(title)}</h1>", f"<table>{rows}</table>"]
     if found:
         key = "".join(f'<span style="background:{_COLOURS[name]}"></span>{name}' for name in PHASES)
@@ -49,7 +49,7 @@ def _row(hit: Hit, longest: int) -> str:
                 bars.append(
                     f'<span title="{what}" style="background:{_COLOURS[name]};width:{100 * cycles / longest:.2f}%"></span>'
                 )
-    numbers = "".join(f'<td class="n">{n}</td>' for n in (*hit.phases().values(), hit.total))
+    numbers = "".join(f'<td class="n">{n}</td>' for n in cells(hit))
     handlers = ", ".join((hit.kind, *hit.results))
     return (
         f'<tr><td class="n">{hit.cycle}</td><td><code>{escape(hit.symbol)}</code></td><td>{escape(handlers)}</td>'

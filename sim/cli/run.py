@@ -25,7 +25,7 @@ from sim.engine import DesignError, Engine, Recording, StopReason, open_engine
 from sim.events import Trap, as_dict
 from sim.gtkw import Around, around
 from sim.machine import Machine, RunResult
-from sim.report import Hit, hits, summary
+from sim.report import Hit, cells, hits, summary
 from sim.wave import WaveError, WaveRecorder
 
 EXAMPLES = (
@@ -253,6 +253,5 @@ def hit_table(found: list[Hit]):
         title=f"{len(found)} probe hit{'s' * (len(found) != 1)}, and the cycles in each phase",
     )  # fmt: skip
     for hit in found:
-        phases = (str(cycles) for cycles in hit.phases().values())
-        table.add_row(str(hit.cycle), hit.symbol, ", ".join(hit.results) or hit.kind, *phases, str(hit.total))
+        table.add_row(str(hit.cycle), hit.symbol, ", ".join(hit.results) or hit.kind, *cells(hit))
     return table

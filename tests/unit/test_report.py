@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 from sim.cli import htmlreport
 from sim.cli.measure import count
 from sim.events import Deliver, Iret, ProbePhase, Retire, Trap, TrapPortCall
-from sim.report import hits, span, summary
+from sim.report import cells, hits, span, summary
 
 ADDRESS, SLOT = 0x1000, 0x9000
 
@@ -41,6 +41,26 @@ def test_phases_of_a_kprobe():
     assert hit.phases() == {"delivery": 21, "stub": 41, "return": 61, "step": 5}
     assert hit.total == 128 == sum(hit.phases().values())
     assert [leg.name for leg in hit.legs] == ["int3", "#DB"]
+
+
+def test_a_hit_by_a_jump_has_no_trap_and_is_counted():
+    """A trap that has nothing to do with it, afterwards, is none of its legs."""
+    jump = [phase(50, "hit"), phase(50, "pre", 0), phase(50, "detour"), phase(50, "resume"), call(50, 0x81)]
+    other = [trap(60, 14), Deliver(0, 70, 0), call(80, 14), Iret(0, 90, 0, 0, 0)]
+    (hit, second) = hits([*jump, *other, *kprobe(100)])
+    assert (hit.cycle, hit.total, hit.legs, hit.results, cells(hit)) == (50, None, [], ["pre 0"], [""] * 5)
+    assert second.total == 128
+    heads = [head for head, _ in summary([hit, second])]
+    assert heads == ["f (kprobe, 1 hit, by a jump, without a trap)", "f (kprobe, 1 hit, 128 cycles)"]
+
+
+def test_returns_belong_to_the_entry():
+    events = [*kprobe(100), phase(300, "return"), call(300, 0x80), phase(310, "return"), call(310, 0x80)]
+    (hit,) = hits(events)
+    assert (hit.kind, hit.returns, hit.results, hit.total) == ("kretprobe", 2, ["pre 0", "post"], 128)
+    ((head, lines),) = summary([hit])
+    assert head == "f (kretprobe, 1 hit, 128 cycles)" and lines[0] == "2 returns, without a trap"
+    assert hits([phase(300, "return")]) == []
 
 
 def test_hits_of_two_harts_do_not_mix():
