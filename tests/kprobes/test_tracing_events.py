@@ -180,6 +180,22 @@ def test_E20_256_probes(m, events):
     assert m.kprobes.registered == () and events.read() == []
 
 
+def test_an_offset_may_reach_the_next_symbol(m, events):
+    events.write("p:e f+7 x=$arg1")
+    assert events.read() == ["p:kprobes/e f+7 x=$arg1"]
+    events.enable()
+    m.call("g", 9)
+    assert [events.format.body(record) for record in events.records] == ["e: (g+0x0/0x6) x=0x9"]
+
+
+def test_a_return_probe_by_address(m, events):
+    events.write(f"r:e {m['g']:#x} $retval")
+    assert events.read() == [f"r:kprobes/e {m['g']:#x} arg1=$retval"]
+    events.enable()
+    m.call("g")
+    assert events.records[0].fields == {"arg1": 2}
+
+
 # --- names ---
 
 

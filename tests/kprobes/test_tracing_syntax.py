@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kprobes import Kprobe, KprobeError, ProbeEvents, Symbol
 from kprobes.tracing import ErrorCode, ProbeEventError
 from kprobes.tracing.types import TYPES
-from tests.kprobes.fakemachine import TEXT, FakeMachine, SymbolTable
+from tests.kprobes.fakemachine import DATA, TEXT, FakeMachine, SymbolTable
 
 SOURCE = """
 func do_open
@@ -353,6 +353,26 @@ def test_what_is_read_back_defines_the_same(arguments, group, event, place):
     events.clear()
     events.write("\n".join(read))
     assert events.read() == read and events[event].layout.fields == fields
+
+
+@given(
+    st.lists(BODIES.filter(lambda body: len(body) <= 63), min_size=1, max_size=6),
+    st.lists(st.sampled_from([0, 1, TEXT, DATA, DATA + 4090, (1 << 64) - 1, 1 << 63]) | st.integers(0, (1 << 64) - 1), max_size=6),
+    st.sampled_from("pr"),
+)
+def test_a_hit_reads_whatever_is_there_and_its_line_is_one_line(bodies, parameters, kind):
+    m = FakeMachine(SOURCE)
+    events = ProbeEvents(m.kprobes, m, "guest")
+    events.write(f"{kind}:e do_open {' '.join(bodies)}")
+    events.enable()
+    assert m.call("do_open", *parameters) == 1
+    (record,) = events.records
+    line = events.format.line(record)
+    assert line.count("\n") == 0 and all(f" arg{number}=" in line for number in range(1, len(bodies) + 1))
+    for field, value in zip(record.layout.fields, record.values, strict=True):
+        for element in value if field.count else [value]:
+            assert isinstance(element, str | None) if field.type.is_string else isinstance(element, int)
+        assert not field.count or len(value) == field.count
 
 
 @given(st.text(alphabet="pr-:/ .+()@$%\\\"=[]0129abcxu do_open\t#", max_size=60))
