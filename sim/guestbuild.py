@@ -40,6 +40,9 @@ HOST_FLAGS = ("-std=gnu11", "-O1", "-ffreestanding", "-DHOST", "-Wall", "-Wextra
 #: The runtime; the stubs first, as the linker script wants them.
 RUNTIME = ("stubs.S", "entry.S", "trap.c", "console.c", "lib.c")
 
+#: What a guest with several harts needs beside it (smp.h).
+SMP = ("smp.c", "smp.S")
+
 
 class GuestBuildError(RuntimeError):
     """A guest that could not be built; the message names the compiler, its first errors and the next step."""
@@ -62,11 +65,13 @@ class Program:
     host: bool = True
     directory: Path = PROGRAMS_DIR
     ends: str = "exit"
+    harts: int = 1
 
     @property
     def sources(self) -> tuple[Path, ...]:
         """The files to compile."""
-        return (self.directory / ("guest.c" if self.directory == DEMO_DIR else f"{self.name}.c"),)
+        own = self.directory / (f"{self.name}.c" if self.directory == PROGRAMS_DIR else "guest.c")
+        return (own, *(RUNTIME_DIR / name for name in SMP)) if self.harts > 1 else (own,)
 
 
 #: Every guest of the project, by name.
@@ -93,6 +98,7 @@ PROGRAMS = {p.name: p for p in (
     Program("triple",      "a fault with no IDT",                              host=False, ends="shutdown"),
     Program("disturbed",   "a function to probe while interrupts come",         4,   40, host=False),
     Program("opens",       "functions to trace: names, structures, recursion",  1,   40),
+    Program("harts",       "harts that call the same function",               10, 2000, host=False, harts=2),
     Program("jprobe",      "a probed function and a jprobe handler in C",       4,   40, host=False),
 )}
 
@@ -140,10 +146,13 @@ def build_text(
     return build([source, *beside], opt=opt, link=link, runtime=runtime, defines=defines, traced=traced)
 
 
-def build_program(name: str, *, n: int | None = None, opt: str = "-O2", link: str = "high") -> Path:
-    """Build a program of the table; `n` defaults to its size for benchmarks."""
+def build_program(
+    name: str, *, n: int | None = None, opt: str = "-O2", link: str = "high", harts: int | None = None
+) -> Path:
+    """Build a program of the table; `n` defaults to its size for benchmarks, `harts` to the least that it uses."""
     program = _program(name)
-    return build(program.sources, opt=opt, link=link, defines=_size(program, n))
+    defines = _size(program, n) if harts is None else (*_size(program, n), f"HARTS={harts}")
+    return build(program.sources, opt=opt, link=link, defines=defines)
 
 
 def expected_output(name: str, *, n: int | None = None) -> str:

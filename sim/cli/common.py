@@ -105,6 +105,11 @@ def add_engine(parser: argparse.ArgumentParser, *more: str, default: str = "auto
     parser.add_argument("--engine", default=default, metavar="NAME", help=f"an engine, or {choices}; default {default}")
 
 
+def add_harts(parser: argparse.ArgumentParser) -> None:
+    """Add --harts."""
+    parser.add_argument("--harts", type=int, choices=range(1, 5), default=1, metavar="N", help="1 to 4; default 1")
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")

@@ -57,8 +57,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until", metavar="SYM", help="end each run where this begins, instead of at the guest's end")
     parser.add_argument("--ignore", action="append", default=[], metavar="SYM", help="memory that may differ")
     parser.add_argument("--most", type=int, default=10, metavar="N", help="stop after N findings; default 10")
-    parser.add_argument("--harts", type=int, default=1, metavar="N", help="1 to 4; default 1")
     common.add_engine(parser)
+    common.add_harts(parser)
     parser.add_argument(
         "--max-cycles", type=common.cycles, default=10_000_000, metavar="N", help="of a run; default 10M"
     )

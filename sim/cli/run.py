@@ -45,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_probes(parser)
     add_options(parser)
     common.add_engine(parser)
+    common.add_harts(parser)
     parser.add_argument("--wave", nargs="?", const=True, metavar="FILE", help="record a waveform (.vcd, .vcd.gz, .fst)")
     parser.add_argument(
         "--wave-around", metavar="WHAT", help="trap:N, hit:N, cycle:N (from 0) or all; default the first hit"
@@ -124,7 +125,7 @@ def _run(name: str, image: Image, probing: Probing, arguments: argparse.Namespac
     with quiet, contextlib.ExitStack() as lent:
         with common.progress(f"preparing the engine {arguments.engine}"):
             config = Config(ram_bytes=arguments.ram)
-            engine = lent.enter_context(contextlib.closing(open_engine(arguments.engine, config=config)))
+            engine = lent.enter_context(contextlib.closing(open_engine(arguments.engine, harts=arguments.harts, config=config)))
         with _machine(image, engine, arguments) as machine:
             probing.plant(machine)
             try:
@@ -247,11 +248,14 @@ def _show(report: Report) -> None:
 
 
 def hit_table(found: list[Hit]):
-    """Return the table of hits, at most 80 columns wide."""
+    """Return the table of hits, at most 80 columns wide; with the harts if there are several."""
+    several = len({hit.hart for hit in found}) > 1
     table = common.table(
-        "cycle", "at", "handlers", "deliver", "stub", "return", "step", "total", left=("at", "handlers"),
+        *(("hart",) if several else ()), "cycle", "at", "handlers", "deliver", "stub", "return", "step", "total",
+        left=("at", "handlers"),
         title=f"{len(found)} probe hit{'s' * (len(found) != 1)}, and the cycles in each phase",
     )  # fmt: skip
     for hit in found:
-        table.add_row(str(hit.cycle), hit.symbol, ", ".join(hit.results) or hit.kind, *cells(hit))
+        where = (str(hit.hart),) if several else ()
+        table.add_row(*where, str(hit.cycle), hit.symbol, ", ".join(hit.results) or hit.kind, *cells(hit))
     return table

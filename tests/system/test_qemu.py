@@ -15,12 +15,13 @@ pytestmark = pytest.mark.skipif(qemu.missing() is not None, reason=str(qemu.miss
 MAX_CYCLES = 2_000_000
 
 #: Guests that check their own traps and end as on the core.
-TRAPS = ("singlestep", "doublefault", "triple", "jprobe")
+TRAPS = ("singlestep", "doublefault", "triple", "jprobe", "disturbed")
 
 #: Guests that do not end there as on the core, and why.
 NOT_HERE = {
     "traps": "looks at RF in the frames of faults, which QEMU 7.2 does not set; test_the_command_shows_differences runs it",
     "irq": "waits for interrupts, and nobody sends them",
+    "harts": "needs several harts, and starts them in 64-bit mode",
 }
 
 HOSTED = [name for name, program in PROGRAMS.items() if program.host]
