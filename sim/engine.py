@@ -2,8 +2,9 @@
 
 Cycles
     Cycle t lies between clock edge t - 1 and clock edge t. `Engine.cycle` is the number of the current cycle, which is the
-    number of edges since reset; a register write through the debug port makes an edge that is not counted. Records carry
-    the cycle in which the ports showed what they record.
+    number of edges since reset. Records carry the cycle in which the ports showed what they record. A register write through
+    the debug port makes an edge that is not counted: its hart does nothing in it, others run on. What they show is recorded
+    with the current cycle; if the guest ends in it, the next run ends at once.
 
 Stops
     A run executes cycles until one shows an event. For most events that cycle is executed completely, its edge included:

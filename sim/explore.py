@@ -212,7 +212,7 @@ class Explorer:
         try:
             disturbance.apply(machine)
             machine.sync()
-            synced = machine.cycle
+            synced = len(machine.events) - first
             mine = self._finish(machine, first, watched, limit)
         except (HandlerError, KprobePanic, DesignError) as error:
             return [str(error)]
@@ -221,9 +221,11 @@ class Explorer:
         place = disturbance.arms or disturbance.disarms
         moved = address_of(machine, place) if place else None
         for address in sorted(watched):
-            since = synced if address == moved and disturbance.arms else 0
-            until = synced if address == moved and disturbance.disarms else machine.cycle
-            problems += _missed(machine, events, address, since, until)
+            armed = events[synced:] if address == moved and disturbance.arms else events
+            removed: list[Event] = []
+            if address == moved and disturbance.disarms:
+                armed, removed = events[:synced], events[synced:]
+            problems += _missed(machine, armed, removed, address)
         return problems
 
     def _finish(self, machine: Machine, first: int, watched: set[int], limit: int | None = None) -> Outcome:
@@ -262,12 +264,16 @@ def advance(machine: Machine, cycle: int) -> None:
             raise ValueError(f"the run ends before cycle {cycle}, in cycle {machine.cycle} ({reason}): no window there")
 
 
-def _missed(machine: Machine, events: Iterable[Event], address: int, since: int, until: int) -> Iterator[str]:
-    """Executions of a probed instruction in place while its probe was armed, and hits when it was not."""
+def _missed(machine: Machine, armed: Iterable[Event], removed: Iterable[Event], address: int) -> Iterator[str]:
+    """Executions of a probed instruction in place while its probe was armed, and hits when it was removed."""
     where = machine.symbols.describe(address)
-    for event in events:
-        if isinstance(event, Retire):
-            if event.pc == address and event.last and not event.delivery and since <= event.cycle < until:
-                yield f"hart {event.hart} ran {where} in cycle {event.cycle} and the probe there missed it"
-        elif isinstance(event, ProbePhase) and (event.phase, event.address) == ("hit", address) and event.cycle > until:
+    ran: dict[int | None, list[int]] = {}
+    for event in armed:
+        if isinstance(event, Retire) and event.pc == address and event.last and not event.delivery:
+            ran.setdefault(event.hart, []).append(event.cycle)
+    for hart, cycles in sorted(ran.items(), key=str):
+        more = f", {len(cycles)} times to cycle {cycles[-1]}" if len(cycles) > 1 else ""
+        yield f"hart {hart} ran {where} in cycle {cycles[0]}{more}, and the probe there missed it"
+    for event in removed:
+        if isinstance(event, ProbePhase) and (event.phase, event.address) == ("hit", address):
             yield f"hart {event.hart} hit the probe on {where} in cycle {event.cycle}, after it was removed"

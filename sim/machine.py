@@ -220,6 +220,7 @@ class Machine:
             ended = self.advance(1)
             if ended.reason != StopReason.MAX_CYCLES:
                 self._ended = ended
+        self._drain()
 
     def keep(self, state: object) -> None:
         """Let snapshots include an object of the user: a list, a dict, a set that handlers change, and what is in it.

@@ -65,7 +65,10 @@ def outcome(machine: Machine, reason: StopReason, events: Iterable[Event], watch
 
 
 def executions(events: Iterable[Event], watched: Collection[int]) -> Iterator[int]:
-    """Yield the address of each execution of a watched instruction, in place or as a probe's hit."""
+    """Yield the address of each execution of a watched instruction, in place or as a probe's hit.
+
+    A hit that only sends the guest back, because the probe is gone, is none.
+    """
     for event in events:
         if isinstance(event, Retire):
             if event.pc in watched and event.last and not event.again and not event.delivery:

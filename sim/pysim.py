@@ -59,6 +59,7 @@ class PysimEngine:
         self._harts = [Hart(i, self._index, self._waits) for i in range(harts)]
         self._mode, self._window = Recording.TRAPS, (0, FOREVER)
         self._sampled: list[int] = []
+        self._console, self._exit = self._index["console_valid"], self._index["exit_valid"]
         self._sample_window = (0, 0)
         self.reset()
 
@@ -71,6 +72,7 @@ class PysimEngine:
         """Return to cycle 0; RAM stays."""
         self._cycle = 0
         self._failed: DesignError | None = None
+        self._exited = False  # while a register was written
         self._records = Records()
         self._samples: list[tuple[int, ...]] = []
         for hart in self._harts:
@@ -134,11 +136,13 @@ class PysimEngine:
             return Stop(StopReason.RETIRED, stop.hart, 0)
         if self._failed:
             raise self._failed
+        if self._exited:
+            self._exited = False
+            return Stop(StopReason.EXIT, None, 0)
         start, halted_for = self._cycle, 0
         self._left = stop.retired
         watched = stop != NEVER
         v, poke = self._values, self._design.poke
-        console, ends = self._index["console_valid"], self._index["exit_valid"]
         while self._cycle - start < max_cycles:
             armed = False
             for hart in self._harts:
@@ -157,19 +161,14 @@ class PysimEngine:
                     return Stop(
                         StopReason.TRAP_REQUEST if held else StopReason.BOUNDARY, hart.number, self._cycle - start
                     )
-            if v[console]:
-                self._records.console.append((self._cycle, v[self._index["console_data"]]))
             if self._sample_window[0] <= self._cycle < self._sample_window[1]:
                 self._samples.append((self._cycle, *(v[i] for i in self._sampled)))
             found: tuple[StopReason, int | None] | None = None
-            if v[ends]:
-                self._records.exits.append((self._cycle, v[self._index["exit_code"]]))
+            if self._observe():
                 found = StopReason.EXIT, None
             asleep = True
             for hart in self._harts:
                 asleep = asleep and bool(v[hart.halted])
-                if v[hart.retire_valid] or v[hart.retire_trap]:
-                    self._observe(hart)
                 if v[hart.shutdown]:
                     found = found or (StopReason.SHUTDOWN, hart.number)
                 if watched and stop.hart in (None, hart.number):
@@ -218,7 +217,19 @@ class PysimEngine:
                 found = found or StopReason.RETIRED
         return found
 
-    def _observe(self, hart: Hart) -> None:
+    def _observe(self) -> bool:
+        """Record what the ports show; True if the guest ends."""
+        v = self._values
+        if v[self._console]:
+            self._records.console.append((self._cycle, v[self._index["console_data"]]))
+        if v[self._exit]:
+            self._records.exits.append((self._cycle, v[self._index["exit_code"]]))
+        for hart in self._harts:
+            if v[hart.retire_valid] or v[hart.retire_trap]:
+                self._observe_hart(hart)
+        return bool(v[self._exit])
+
+    def _observe_hart(self, hart: Hart) -> None:
         v = self._values
         ends = v[hart.retire_valid] and v[hart.retire_last]
         if ends and not v[hart.retire_again] and not v[hart.retire_deliver]:
@@ -275,6 +286,7 @@ class PysimEngine:
         poke(at["dbg__wdata"], value & FOREVER)
         poke(at["dbg__we"], 1)
         self._design.settle()
+        self._exited |= self._observe()  # of the other harts, which run on
         self._edge()
         poke(at["dbg__we"], 0)
         for h, request in zip(self._harts, requests, strict=True):

@@ -12,6 +12,11 @@ void Engine::run(const RunSpec &spec, RunResult &result)
 			result.hart = hart;
 		}
 	};
+	if (harts[0].exited && !failed) {
+		harts[0].exited = false;
+		stop(EXIT, -1);
+		return;
+	}
 	while (result.reason == MAX_CYCLES && result.cycles < spec.max_cycles) {
 		for (size_t i = 0; i < harts.size(); i++) {
 			Hart &h = harts[i];
@@ -81,7 +86,7 @@ void Engine::run(const RunSpec &spec, RunResult &result)
 	}
 }
 
-// One clock edge that is not counted: the hart drops what it had under way.
+// One clock edge that is not counted: the hart drops what it had under way, and does nothing; the other harts run on.
 bool Engine::write_register(uint32_t hart, uint32_t index, uint64_t value)
 {
 	HartPorts &p = ports[hart];
@@ -96,6 +101,8 @@ bool Engine::write_register(uint32_t hart, uint32_t index, uint64_t value)
 	set64(p.dbg__wdata, value);
 	p.dbg__we[0] = 1;
 	design_settle(*design);
+	observe_harts();
+	harts[0].exited |= exit_valid[0] != 0;
 	edge();
 	p.dbg__we[0] = 0;
 	for (size_t i = 0; i < ports.size(); i++)

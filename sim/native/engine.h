@@ -167,15 +167,21 @@ struct Engine {
 			append(all_ports[index].data, all_ports[index].bytes());
 	}
 
-	// Records of the cycle that was evaluated. The console and the exit port are shared.
+	// Records of the cycle that was evaluated.
 	void observe()
+	{
+		if (cycle >= sample_from && cycle < sample_until)
+			put_sample();
+		observe_harts();
+	}
+
+	// The console and the exit port are shared.
+	void observe_harts()
 	{
 		if (console_valid[0])
 			put(BUFFER_CONSOLE, ConsoleRecord{cycle, console_data[0]});
 		if (exit_valid[0])
 			put(BUFFER_EXIT, ConsoleRecord{cycle, exit_code[0]});
-		if (cycle >= sample_from && cycle < sample_until)
-			put_sample();
 		for (size_t i = 0; i < harts.size(); i++) {
 			HartPorts &p = ports[i];
 			bool valid = p.retire__valid[0], trap = p.retire__trap[0];

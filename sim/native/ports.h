@@ -43,6 +43,7 @@ struct Hart {
 	RamQueue fetch, data;
 	uint64_t retired;
 	bool done_armed, done_handled, nmi_wanted, acked;
+	bool exited; // of hart 0: a hart has written the exit port while another one's register was written
 };
 
 inline uint32_t wait_seed_of(uint32_t seed, uint32_t port)

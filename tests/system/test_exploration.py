@@ -75,7 +75,7 @@ def test_without_refetching_a_probe_is_missed(guest, monkeypatch):
     assert 5 < len(found.findings) < 200
     for finding in found.findings:
         (problem,) = finding.problems
-        ran = re.fullmatch(r"hart 0 ran kinds\+0x1 in cycle (\d+) and the probe there missed it", problem)
+        ran = re.fullmatch(r"hart 0 ran kinds\+0x1 in cycle (\d+), and the probe there missed it", problem)
         assert ran and finding.cycle <= int(ran[1]) < finding.cycle + 30
 
 
