@@ -153,9 +153,10 @@ def jump_target(code: bytes, addr: int) -> int | None:
 
 
 def jumps_anywhere(code: bytes) -> bool:
-    """Whether the instruction jumps through a register or memory: near (FF /4), far (FF /5, EA)."""
+    """Whether the instruction jumps through a register or memory: near (FF /4), far (FF /5, EA), or to what is on the
+    stack by a far return (CA, CB, CF). The kernel forgets those; no compiler returns to a caller by one of them."""
     rest = code[Opcode.parse(code).offset:]
-    return rest[0] == 0xEA or (rest[0] == 0xFF and rest[1] >> 3 & 7 in (4, 5))
+    return rest[0] in (0xCA, 0xCB, 0xCF, 0xEA) or (rest[0] == 0xFF and rest[1] >> 3 & 7 in (4, 5))
 
 
 @lru_cache(maxsize=2)

@@ -75,7 +75,8 @@ def test_jumps_from_the_part_that_was_moved_away_count():
 
 
 @pytest.mark.parametrize("jump", [
-    "jmp rax", "jmp [rax*8 + 0x1000]", "jmp [rip]", "notrack jmp rax", ".byte 0x48, 0xff, 0x28", "jmp r11"])
+    "jmp rax", "jmp [rax*8 + 0x1000]", "jmp [rip]", "notrack jmp rax", ".byte 0x48, 0xff, 0x28", "jmp r11",
+    "iretq", ".byte 0x48, 0xcb", ".byte 0x48, 0xca, 0x08, 0x00"])
 def test_P07_an_indirect_jump_anywhere_in_the_function(jump):
     found = refused(f"at:\n{PADDED}\n{jump}\n", errno.EINVAL, "may jump to any instruction of 'f'")
     assert "at f+0xc" in found.reason
