@@ -25,6 +25,7 @@ from kprobes.text import Function
 class Way(StrEnum):
     """How a displaced instruction is executed, the fastest first."""
 
+    FENTRY = "fentry"        # a call in place of a function's nop for tracing, with nothing to execute
     OPTIMIZED = "optimised"  # a jump instead of the breakpoint, to a copy of what it covers
     BOOSTED = "boosted"      # breakpoint; the copy jumps back by itself
     EMULATED = "emulated"    # breakpoint; the runtime does what the instruction does
@@ -38,6 +39,7 @@ class Way(StrEnum):
 
 
 _ABOUT = {
+    Way.FENTRY: "a call in place of the nop for tracing, no trap",
     Way.OPTIMIZED: "a jump to a detour, no trap",
     Way.BOOSTED: "one trap, then the copy jumps back",
     Way.EMULATED: "one trap, the instruction is emulated",
@@ -129,12 +131,16 @@ class Explainer:
     def _chosen(self, way: Way) -> bool:
         """Whether the registry's options have this way at all."""
         options = self._options
-        has = {Way.OPTIMIZED: options.optimize, Way.BOOSTED: options.boost, Way.TF: options.step == "tf"}
+        has = {Way.FENTRY: True, Way.OPTIMIZED: options.optimize, Way.BOOSTED: options.boost, Way.TF: options.step == "tf"}
         return has.get(way, options.step == "int3")
 
     def _obstacle(self, way: Way, insn: Insn, place: Place, site: Site | None, post: bool) -> str | None:
         """Return why this way is not open to the instruction."""
+        if self._registry.at_fentry(insn):
+            return None if way is Way.FENTRY else "the nop for tracing becomes a call, always"
         match way:
+            case Way.FENTRY:
+                return "it is not a function's nop for tracing"
             case Way.TF:
                 return None
             case Way.INT3:

@@ -194,7 +194,7 @@ class Registry:
         insn = self.checks.instruction(place)
         self.steppable(insn, place)
         before = self._sites.get(place.addr)
-        fentry = insn.data == NOP and self._guest.fentry(place.addr)
+        fentry = self.at_fentry(insn)
         site = Site(place.addr, insn, NO_SLOT if fentry else self.slots.allocate(place.addr), fentry=fentry)
         try:
             if not fentry:
@@ -259,6 +259,10 @@ class Registry:
             raise KprobeError(code, (
                 f"'{insn.text}' at {self.checks.describe(insn.addr)} cannot be probed with step=\"int3\": {reason}"
                 f"{self.checks.shown(place, 'not probed')}"), Rule.ROOM if code == errno.ENOSPC else Rule.EMULATION)
+
+    def at_fentry(self, insn: Insn) -> bool:
+        """Whether an instruction is a function's nop for tracing, which a probe turns into a call."""
+        return insn.data == NOP and self._guest.fentry(insn.addr)
 
     def why_not_boosted(self, insn: Insn) -> str | None:
         """Return in words why a copy of this instruction needs a step, None when it needs none."""

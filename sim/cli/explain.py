@@ -81,7 +81,7 @@ def _show_ways(told: Any, costs: dict[str, float]) -> None:
     table = common.table("way", *(["cycles"] if costs else []), "", left=("way", ""))
     for verdict in told.verdicts:
         mark = " <-" if verdict.way == told.way else ""
-        option = "" if verdict.way == told.way else f" ({_OPTIONS[verdict.way]})"
+        option = "" if verdict.way == told.way else f" ({_OPTIONS.get(verdict.way)})"
         about = f"not: {verdict.obstacle}" if verdict.obstacle else f"{verdict.way.about}{option}"
         cost = "" if verdict.obstacle else f"{costs.get(verdict.way, 0):.0f}"
         table.add_row(f"{verdict.way}{mark}", *([cost] if costs else []), about)

@@ -28,6 +28,7 @@ _LOOP = f"""
 main:	push	%rbx
 	mov	${ROUNDS}, %ebx
 1:	call	target
+	call	traced
 	dec	%ebx
 	jne	1b
 	pop	%rbx
@@ -41,6 +42,14 @@ target:	mov	%rdi, %rax
 branch:	jmp	1f
 1:	ret
 	.size	target, . - target
+
+	.type	traced, @function
+traced:	.byte	0x0f, 0x1f, 0x44, 0, 0
+	ret
+	.size	traced, . - traced
+	.section __mcount_loc, "a", @progbits
+	.quad	traced
+	.text
 
 	.type	mirror, @function
 mirror:	call	jprobe_return
@@ -74,6 +83,10 @@ def _branch(machine: Machine) -> None:
     machine.kprobes.register_kprobe(Kprobe(symbol_name="target", offset=7, pre_handler=_pre))
 
 
+def _fentry(machine: Machine) -> None:
+    machine.kprobes.register_kprobe(Kprobe(symbol_name="traced", pre_handler=_pre))
+
+
 def _jprobe(machine: Machine) -> None:
     machine.kprobes.register_jprobe(Jprobe("mirror", "target"))
 
@@ -96,6 +109,7 @@ KINDS = (
     Kind("kprobe, emulated (a jmp)", Options(step="int3"), _branch, way="emulated"),
     Kind("kprobe, boosted", _BOOST, _kprobe, (None, 1002), way="boosted"),
     Kind("kprobe, optimised", _OPTIMIZE, _kprobe, (None, 140), way="optimised"),
+    Kind("kprobe at a nop for tracing", Options(), _fentry, way="fentry"),
     Kind("jprobe", Options(), _jprobe, (1515, None)),
     Kind("kretprobe", Options(), _kretprobe, (1595, 2889)),
     Kind("kretprobe, boosted", _BOOST, _kretprobe, (None, 1584)),

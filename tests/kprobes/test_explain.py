@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kprobes import Kprobe, KprobeError, Options
+from kprobes import Kprobe, KprobeError, KprobeFlag, Options
 from kprobes.explain import Way
 from kprobes.picture import picture
 from tests.kprobes.fakemachine import TEXT, FakeMachine
@@ -31,6 +31,11 @@ func blocked
     nop
     nop
 endf blocked
+func traced
+    fentry
+    mov eax, 2
+    ret
+endf traced
 func far_jump
     jmp fword ptr [rax]
 endf far_jump
@@ -65,6 +70,17 @@ def test_the_way_is_the_one_that_registration_takes(options, post, name, offset)
     assert [phases[kind] for kind in phases if kind in kinds] == [told.way] and p.hits == 1
     obstacles = {v.way: v.obstacle for v in told.verdicts}
     assert obstacles[told.way] is None
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("post", [False, True])
+def test_E01_a_nop_for_tracing_becomes_a_call(options, post):
+    m = machine(options)
+    told = m.kprobes.explain("traced", post=post)
+    p = Kprobe(symbol_name="traced", post_handler=(lambda p, regs, flags: None) if post else None)
+    m.kprobes.register_kprobe(p)
+    assert p.flags & KprobeFlag.FTRACE and told.way is Way.FENTRY
+    assert [v.way for v in told.verdicts if v.obstacle is None] == [Way.FENTRY]
 
 
 @pytest.mark.parametrize("name, offset", [("bad", 1), ("f", 1), ("blocked", 1), ("nobody", 0), ("far_jump", 0)])

@@ -66,7 +66,7 @@ def test_explain_with_costs(kphw, guest, engine_name):
         pytest.skip("measuring takes a minute on this engine")
     code, out, _ = kphw("explain", guest, "work", "--json")
     cycles = json.loads(out)[0]["cycles"]
-    assert code == 0 and set(cycles) == {"tf", "int3", "emulated", "boosted", "optimised"}
+    assert code == 0 and set(cycles) == {"tf", "int3", "emulated", "boosted", "optimised", "fentry"}
     assert cycles["optimised"] < cycles["boosted"] < cycles["int3"] and cycles["boosted"] < cycles["tf"]
 
 
