@@ -16,7 +16,7 @@ from kprobes.ctypes_like import s8, s16, s32, s64, u8, u16, u32, u64
 from kprobes.errors import HandlerError, KprobeError, KprobePanic, Rule
 from kprobes.events import Phase, ProbeEvent
 from kprobes.options import Options
-from kprobes.port import Door, Guest, GuestMemoryError, Symbol, Symbols, Trap
+from kprobes.port import Door, Guest, GuestMemoryError, Module, ModuleState, Symbol, Symbols, Trap
 from kprobes.probes import Jprobe, Kprobe, KprobeFlag, Kretprobe, KretprobeInstance, Miss, jprobe_return
 from kprobes.ptregs import Flag, PtRegs, Vector
 from kprobes.region import Obstacle, Region
@@ -25,7 +25,7 @@ from kprobes.tracing import ProbeEventError, ProbeEvents
 
 __all__ = [
     "Door", "Flag", "Guest", "GuestMemoryError", "HandlerError", "Jprobe", "Kprobe", "KprobeError", "KprobeFlag",
-    "KprobePanic", "Kprobes", "Kretprobe", "KretprobeInstance", "Miss", "Obstacle", "Options", "Phase", "ProbeEvent",
-    "ProbeEventError", "ProbeEvents", "PtRegs", "Region", "Rule", "Symbol", "Symbols", "Trap", "Vector", "jprobe_return",
-    "s8", "s16", "s32", "s64", "u8", "u16", "u32", "u64",
+    "KprobePanic", "Kprobes", "Kretprobe", "KretprobeInstance", "Miss", "Module", "ModuleState", "Obstacle",
+    "Options", "Phase", "ProbeEvent", "ProbeEventError", "ProbeEvents", "PtRegs", "Region", "Rule", "Symbol",
+    "Symbols", "Trap", "Vector", "jprobe_return", "s8", "s16", "s32", "s64", "u8", "u16", "u32", "u64",
 ]

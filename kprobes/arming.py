@@ -56,3 +56,13 @@ class Arming:
         else:
             self._text.forget(site.addr, site.addr + 1)
         self._optimizer.review_before(site.addr)
+
+    def abandon(self, site: Site) -> None:
+        """The text of a site is about to vanish: forget what was done to it, and write nothing (kill_kprobe).
+
+        A call at a function's entry is detached all the same, as the function tracer would do.
+        """
+        if site.fentry and site.armed:
+            self._fentry.detach(site.addr)
+        self._optimizer.abandon(site)
+        site.armed = False

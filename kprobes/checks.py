@@ -14,7 +14,7 @@ from kprobes.blacklist import Blacklist
 from kprobes.errors import KprobeError, Rule
 from kprobes.insn import MAX_INSN_SIZE, DecodeError, Insn, decode
 from kprobes.picture import picture
-from kprobes.port import Guest, Symbol
+from kprobes.port import Guest, ModuleState, Symbol
 from kprobes.probes import Kprobe
 from kprobes.text import Function, Text
 
@@ -95,14 +95,20 @@ class Checks:
         return f"{symbol.name}+{addr - symbol.start:#x}" if addr != symbol.start else symbol.name
 
     def permit(self, place: Place) -> None:
-        """Check that a place lies in text that may be probed: EINVAL (check_kprobe_address_safe)."""
+        """Check that a place lies in text that may be probed: EINVAL, ENOENT (check_kprobe_address_safe)."""
         name = self.describe(place.addr)
         if not self._guest.is_text(place.addr):
             raise KprobeError(errno.EINVAL, f"{name} ({place.addr:#x}) is not in the guest's text", Rule.TEXT)
+        module = self._guest.module(place.addr)
+        if module is not None and module.state is ModuleState.GOING:
+            raise KprobeError(errno.ENOENT, f"{name} is in module '{module.name}', which is being unloaded", Rule.MODULE)
         reason = self._blacklist.reason(place.addr)
         if reason:
             raise KprobeError(
                 errno.EINVAL, f"{name} must not be probed: {reason}{self.shown(place, 'forbidden')}", Rule.BLACKLIST)
+        if module is not None and module.state is not ModuleState.COMING and module.init[0] <= place.addr < module.init[1]:
+            raise KprobeError(errno.ENOENT, (
+                f"{name} is in the init text of module '{module.name}', which has run and is gone"), Rule.MODULE)
 
     def shown(self, place: Place, note: str) -> str:
         """Return the code around a place, with a caret and a note, as further lines of a message; nothing without code."""

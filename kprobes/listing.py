@@ -101,11 +101,12 @@ class Listing:
         }
 
     def _row(self, addr: int, p: Kprobe) -> Row:
-        symbol = self._guest.symbols.containing(addr)
+        symbol, module = self._guest.symbols.containing(addr), self._guest.module(addr)
         flags = p.flags & ~KprobeFlag.DISABLED if p.flags & KprobeFlag.GONE else p.flags
         return Row(
             addr, "r" if p.retprobe is not None else "j" if p.jprobe is not None else "k",
-            symbol.name if symbol else None, addr - symbol.start if symbol else 0, None,
+            symbol.name.removeprefix(f"{module.name}:" if module else "") if symbol else None,
+            addr - symbol.start if symbol else 0, module.name if module else None,
             tuple(tag for flag, tag in _TAGS.items() if flags & flag), p.hits, p.nmissed,
             {str(reason): count for reason, count in p.misses.items() if count})
 

@@ -150,6 +150,15 @@ class Optimizer:
             site.jump = None
             self._schedule()
 
+    def abandon(self, site: Site) -> None:
+        """Forget the jump of a site whose text is about to vanish; nothing is written there."""
+        self._queue.pop(site, None)
+        self._removals.pop(site, None)
+        if site.jump is not None:
+            self._to(site, JumpState.IDLE)
+            self.drop(site)
+        site.region = None
+
     # The worker.
 
     def work(self) -> None:

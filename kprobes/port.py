@@ -69,6 +69,27 @@ class Symbols(Protocol):
         ...
 
 
+class ModuleState(IntEnum):
+    """Where a module is in its life (enum module_state)."""
+
+    LIVE = 0    # its init text is gone
+    COMING = 1  # its text is there, and its init text runs or is about to
+    GOING = 2   # its text is about to vanish
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """Code that was loaded later. ``text`` and ``init`` are ranges ``(start, end)``, not overlapping; init may be empty.
+
+    Its symbols are called ``module:symbol`` in the symbol table.
+    """
+
+    name: str
+    state: ModuleState
+    text: tuple[int, int]
+    init: tuple[int, int] = (0, 0)
+
+
 class Guest(Protocol):
     """What the outside must supply. Addresses are guest virtual addresses, unsigned 64-bit.
 
@@ -149,6 +170,13 @@ class Guest(Protocol):
         """Whether ``addr`` is where the compiler has left a nop of five bytes at a function's entry, for tracing.
 
         Guests are compiled with -pg -mfentry -mrecord-mcount -mnop-mcount for that.
+        """
+        ...
+
+    def module(self, addr: int) -> Module | None:
+        """Return the module whose text or init text contains ``addr``, None for that of the image.
+
+        Before the text of one vanishes, the machine calls ``Kprobes.module_live`` or ``Kprobes.module_going``.
         """
         ...
 

@@ -126,11 +126,33 @@ class Registry:
             return
         for site in [site for site in self._leaving if not self._in_use(site)]:
             self._leaving.remove(site)
+            if site.slot == NO_SLOT:
+                continue
             if site.boosted:  # no hit tells who is in there; a fault may still come from it, until the slot is used again
                 self.slots.retire(site.slot)
-            elif not site.fentry:
+            else:
                 del self._by_slot[site.slot]
                 self.slots.release(site.slot)
+            site.slot = NO_SLOT
+
+    def kill(self, start: int, end: int) -> None:
+        """The text in [start, end) is about to vanish: what is there becomes GONE, and is not written to (kill_kprobe).
+
+        The structs stay registered until they are unregistered; a new probe at the address shares it with them.
+        """
+        for site in self:
+            if not start <= site.addr < end or site.gone:
+                continue
+            self._arming.abandon(site)
+            site.gone = True
+            site.posts.clear()
+            for p in site.probes:
+                p.flags |= KprobeFlag.GONE
+            self._leaving.append(site)
+            if not site.probes:
+                del self._sites[site.addr]
+        self.text.forget(start, end)
+        self.settle()
 
     def optimize(self, on: bool | None = None) -> None:
         """Let the optimizer do its work now; with ``on``, allow jumps or take all of them out."""
@@ -139,6 +161,7 @@ class Registry:
         else:
             self.optimizer.switch(self, on)
         self.settle()
+        self.slots.collect()
 
     def enable(self, p: Kprobe) -> None:
         """Let a probe be hit again (enable_kprobe); EINVAL when the struct is not registered, or its text is gone."""
@@ -217,6 +240,10 @@ class Registry:
             raise
         if not fentry:
             self.slots.keep(site.slot)
+        if before is not None:  # its text is gone, and its probes are with the new ones
+            site.probes += before.probes
+            self._of |= dict.fromkeys(before.probes, site)
+            before.probes.clear()
         return site
 
     def _join(self, p: Kprobe, site: Site) -> None:
@@ -283,7 +310,8 @@ class Registry:
         """Take a site without probes out of the table; what it occupies is freed when no cpu is inside."""
         if self._sites.get(site.addr) is site:
             del self._sites[site.addr]
-        self._leaving.append(site)
+        if site not in self._leaving:
+            self._leaving.append(site)
         self.optimizer.drop(site)
 
     def _registered(self, p: Kprobe, what: str) -> Site:

@@ -15,7 +15,7 @@ from kprobes.handlers import Handlers
 from kprobes.jprobes import Jprobes, kprobe_of
 from kprobes.listing import Listing
 from kprobes.options import Options
-from kprobes.port import Door, Guest, Trap
+from kprobes.port import Door, Guest, Module, Trap
 from kprobes.probes import Jprobe, Kprobe, Kretprobe, Status
 from kprobes.ptregs import PtRegs
 from kprobes.region import Obstacle, Region
@@ -298,6 +298,15 @@ class Kprobes:
     ) -> Explanation:
         """Say whether and how a probe there would be executed, and why not faster; ``post``: with a post_handler."""
         return self._explainer.explain(symbol_name, addr, offset, post=post)
+
+    def module_live(self, module: Module) -> None:
+        """The machine says that a module's init text has run and is about to vanish: probes there are GONE."""
+        self._registry.kill(*module.init)
+
+    def module_going(self, module: Module) -> None:
+        """The machine says that a module's text is about to vanish: probes there are GONE; unregister them."""
+        self._registry.kill(*module.text)
+        self._registry.kill(*module.init)
 
     def describe(self, addr: int) -> str:
         """Return ``symbol+0xoffset`` of a guest address, or the address when no symbol contains it."""

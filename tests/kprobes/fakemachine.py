@@ -9,11 +9,12 @@ import functools
 import struct
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
-from kprobes import GuestMemoryError, Kprobes, Options, PtRegs, Symbol, Trap
+from kprobes import GuestMemoryError, Kprobes, Module, ModuleState, Options, PtRegs, Symbol, Trap
 from kprobes.errors import GuestCallError
 from tests.kprobes.fakecpu import IF, MASK64, TF, Cpu, Fault
 
@@ -22,6 +23,7 @@ DATA = 0xFFFFFFFF80200000
 STACK = 0xFFFFFFFF80300000
 STACK_SIZE = 0x4000
 DOORS = 0xFFFFFFFFFE000000  # a store to this page reaches the runtime without a trap
+MODULES = 0xFFFFFFFF80800000
 HOME = 0xFFFFFFFF80400000  # where a called function returns to: the end of a run
 DR6 = 0xFFFF0FF0
 
@@ -124,6 +126,12 @@ class SymbolTable:
     def __init__(self, symbols):
         self._symbols = sorted(symbols, key=lambda s: s.start)
 
+    def add(self, symbols):
+        self._symbols = sorted((*self._symbols, *symbols), key=lambda s: s.start)
+
+    def remove(self, prefix):
+        self._symbols = [s for s in self._symbols if not s.name.startswith(prefix)]
+
     def lookup(self, name):
         return next((s.start for s in self._symbols if s.name == name), None)
 
@@ -192,6 +200,7 @@ class FakeMachine:
         self.events = []
         self.traps = []
         self.unclaimed = []
+        self.modules = {}      # name -> Module
         self.guest_trap = {}   # vector -> function(machine, trap), the guest's own handler, for traps not consumed
         self.injections = []   # (condition(cpu), "irq" | "nmi", handler address)
         self.depth = 0
@@ -242,9 +251,48 @@ class FakeMachine:
                 return at + 4 + target
         return None
 
+    def module(self, addr):
+        return next((m for m in self.modules.values()
+                     if any(start <= addr < end for start, end in (m.text, m.init))), None)
+
+    def load_module(self, name, source, init=None):
+        """Load a module in state COMING; the function ``init``, the last of its text, is its init text."""
+        base = MODULES + 0x100000 * len(self.modules)
+        sections, symbols = assemble(source, base, base + 0x80000)
+        for addr, data, executable in sections:
+            self.memory.map(addr, len(data))
+            self.memory.poke(addr, data)
+            if executable:
+                text = (addr, addr + len(data))
+                self.text.append(text)
+        start = next((s.start for s in symbols if s.name == init), text[1])
+        self.symbols.add(Symbol(f"{name}:{s.name}", s.start, s.size) for s in symbols)
+        self.modules[name] = Module(name, ModuleState.COMING, (text[0], start), (start, text[1]))
+        return self.modules[name]
+
+    def module_live(self, name):
+        """The init text of a module has run: it goes."""
+        module = self.modules[name]
+        self.kprobes.module_live(module)
+        self.modules[name] = replace(module, state=ModuleState.LIVE)
+        self.memory.poke(module.init[0], b"\xcc" * (module.init[1] - module.init[0]))
+
+    def unload_module(self, name):
+        """Take a module's text and symbols away."""
+        self.modules[name] = module = replace(self.modules[name], state=ModuleState.GOING)
+        self.kprobes.module_going(module)
+        self.text.remove((module.text[0], module.init[1]))
+        self.symbols.remove(f"{name}:")
+        for page in range(module.text[0] & -4096, module.init[1], 4096):
+            del self.memory.pages[page]
+        del self.modules[name]
+
     def fentry(self, addr):
-        start, stop = (self.symbols.lookup(f"__{edge}_mcount_loc") for edge in ("start", "stop"))
-        return any(self.memory.load(at, 8) == addr for at in range(start or 0, stop or 0, 8))
+        for where in ("", *(f"{name}:" for name in self.modules)):
+            start, stop = (self.symbols.lookup(f"{where}__{edge}_mcount_loc") for edge in ("start", "stop"))
+            if any(self.memory.load(at, 8) == addr for at in range(start or 0, stop or 0, 8)):
+                return True
+        return False
 
     def settled(self, start, end):
         return not self.depth and not any(
