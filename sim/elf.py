@@ -1,8 +1,10 @@
 """Reads guest images: what to load, where to start, and which symbol an address belongs to."""
 
+from __future__ import annotations
+
 import bisect
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from elftools.common.exceptions import ELFError
@@ -102,6 +104,25 @@ class SymbolTable:
     def symbols(self) -> list[Symbol]:
         """Return the ranges that `containing` searches, by address; they do not overlap."""
         return list(self._symbols)
+
+    def joined(self, name: str, other: SymbolTable) -> SymbolTable:
+        """Return this table with another image's, whose symbols are called `name:symbol` in it; they must not overlap."""
+        table = SymbolTable()
+        table._text = [*self._text, *other._text]
+        table._addresses = self._addresses | {f"{name}:{key}": list(places) for key, places in other._addresses.items()}
+        renamed = [replace(s, name=f"{name}:{s.name}") for s in other._symbols]
+        table._symbols = sorted([*self._symbols, *renamed], key=lambda s: s.start)
+        table._starts = [s.start for s in table._symbols]
+        return table
+
+    def without(self, name: str, other: SymbolTable) -> SymbolTable:
+        """Return this table without what `joined` has added."""
+        table, prefix = SymbolTable(), f"{name}:"
+        table._text = [span for span in self._text if span not in other._text]
+        table._addresses = {key: places for key, places in self._addresses.items() if not key.startswith(prefix)}
+        table._symbols = [s for s in self._symbols if not s.name.startswith(prefix)]
+        table._starts = [s.start for s in table._symbols]
+        return table
 
     def is_text(self, address: int) -> bool:
         """Tell whether an address lies in an executable segment."""

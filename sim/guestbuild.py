@@ -23,7 +23,7 @@ DEMO_DIR = ROOT / "examples" / "demo"
 CACHE_DIR = ROOT / "build" / "guests"
 
 OPT_LEVELS = ("-O0", "-O1", "-O2", "-O3", "-Os")
-LINKS = ("high", "low")
+LINKS = ("high", "low", "module")
 
 #: A nop at every function's entry, and a list of them (kernels with CONFIG_FUNCTION_TRACER do the same).
 TRACED = ("-pg", "-mfentry", "-mrecord-mcount", "-mnop-mcount")
@@ -116,7 +116,7 @@ def build(
         raise GuestBuildError(f"there is no link {link!r}: use one of {', '.join(LINKS)}")
     files = _existing(sources)
     inputs = [RUNTIME_DIR / name for name in RUNTIME] if runtime else []
-    model = ("-mcmodel=kernel",) if link == "high" else ()
+    model = ("-mcmodel=kernel",) if link != "low" else ()
     script = RUNTIME_DIR / f"link-{link}.ld"
     paths = dict.fromkeys(f"-I{directory}" for directory in (RUNTIME_DIR, *(file.parent for file in files)))
     model += TRACED if traced else ()

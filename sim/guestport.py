@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from hw.bus import DEVICE_VIRT, HIGH_BASE
 from hw.isa.facts import RFlag
-from kprobes import Door, Symbols
+from kprobes import Door, Module, Symbols
 from kprobes import GuestMemoryError as KprobesMemoryError
 from sim.engine import Recording
 from sim.memory import GuestMemoryError
@@ -25,7 +25,7 @@ class GuestPort:
     def __init__(self, machine: Machine, pages: list[int]):
         """`pages`: physical pages of RAM for the runtime's code."""
         self._machine, self._free_pages = machine, pages
-        self._entries: tuple[tuple[int, int], frozenset[int]] = ((0, 0), frozenset())
+        self._entries: tuple[object, frozenset[int]] = (None, frozenset())
 
     @property
     def cpus(self) -> int:
@@ -104,26 +104,34 @@ class GuestPort:
 
     def fixup(self, addr: int) -> int | None:
         """Entries are pairs of 32-bit offsets from their own places, between the symbols that the kernel uses."""
-        start, stop = (self._machine.symbols.lookup(f"__{edge}___ex_table") for edge in ("start", "stop"))
-        if start is None or stop is None or stop <= start:
-            return None
-        table = self.read(start, stop - start)
-        for at, (insn, target) in zip(range(start, stop, 8), struct.iter_unpack("<ii", table), strict=True):
-            if at + insn == addr:
-                return at + 4 + target
+        for start, stop in self._tables("__ex_table"):
+            table = self.read(start, stop - start)
+            for at, (insn, target) in zip(range(start, stop, 8), struct.iter_unpack("<ii", table), strict=True):
+                if at + insn == addr:
+                    return at + 4 + target
         return None
 
     def fentry(self, addr: int) -> bool:
         """Look in the list that the compiler made, between the symbols that the kernel uses. It is read once for an image."""
-        lookup = self._machine.symbols.lookup
-        start, stop = (lookup(f"__{edge}_mcount_loc") for edge in ("start", "stop"))
-        if start is None or stop is None or stop <= start:
-            return False
-        known, places = self._entries
-        if known != (start, stop):
-            places = frozenset(place for place, in struct.iter_unpack("<Q", self.read(start, stop - start)))
-            self._entries = (start, stop), places
+        table, places = self._entries
+        if table is not self._machine.symbols:
+            spans = self._tables("mcount_loc")
+            places = frozenset(
+                place for start, stop in spans for place, in struct.iter_unpack("<Q", self.read(start, stop - start)))
+            self._entries = self._machine.symbols, places
         return addr in places
+
+    def module(self, addr: int) -> Module | None:
+        """Ask the machine's modules."""
+        return self._machine.modules.containing(addr)
+
+    def _tables(self, name: str) -> Iterable[tuple[int, int]]:
+        """Return where a table of the image lies, and those of the modules."""
+        symbols = self._machine.symbols
+        for where in ("", *(f"{module}:" for module in self._machine.modules.names())):
+            start, stop = (symbols.lookup(f"{where}__{edge}_{name}") for edge in ("start", "stop"))
+            if start is not None and stop is not None and start < stop:
+                yield start, stop
 
     def settled(self, start: int, end: int) -> bool:
         """Ask each hart."""

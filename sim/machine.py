@@ -30,6 +30,7 @@ from sim.guestport import GuestPort
 from sim.harts import HartView
 from sim.memento import Memento
 from sim.memory import GuestMemory, GuestMemoryError
+from sim.modules import Modules
 from sim.trapport import Call, TrapPort
 
 #: This module is the one door to the runtime; what plants probes from within `sim` takes these from here.
@@ -138,6 +139,8 @@ class Machine:
         ram_bytes = config.ram_bytes
         area = max(ram_bytes - STACK_BYTES - SLOT_PAGES * PAGE, ram_bytes // 2) & -PAGE
         own, *free = range(area, min(area + SLOT_PAGES * PAGE, ram_bytes - PAGE), PAGE)
+        #: Code that is loaded later: `modules.load(name, image)`, `modules.unload(name)`.
+        self.modules = Modules(self)
         self.port, guest = TrapPort(self, own), GuestPort(self, free)
         self.kprobes = Kprobes(guest, self._on_probe, probes)
         self.probe_events = ProbeEvents(self.kprobes, guest, comm)
