@@ -226,7 +226,7 @@ class Machine:
         self._drain()
 
     def keep(self, state: object) -> None:
-        """Let snapshots include an object of the user: a list, a dict, a set that handlers change, and what is in it.
+        """Let snapshots include an object of the user that handlers change, with the lists, dicts and sets in it.
 
         Without this `restore` knows nothing of what handlers have written down.
         """
@@ -239,7 +239,7 @@ class Machine:
         """
         hardware = self.engine.save()
         self._drain()
-        return Snapshot(self.cycle, hardware, Memento([self], [self.engine, self.symbols]))
+        return Snapshot(self.cycle, hardware, Memento([self, *self._user], [self.engine, self.symbols]))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Return to a snapshot of this machine; what runs next is the same again, to the cycle."""

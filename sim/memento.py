@@ -19,8 +19,8 @@ _UNSET = object()
 class Memento:
     """The contents of everything that can be reached from some objects, by reference.
 
-    Followed are lists, dicts, sets, deques, bytearrays, tuples, and instances of classes of `PACKAGES`, or derived from
-    one, with what their bound methods and closures hold. Taken as values, that is, never changed in place: frozen
+    Followed are these objects, lists, dicts, sets, deques, bytearrays, tuples, and instances of classes of `PACKAGES`, or
+    derived from one, with what their bound methods and closures hold. Taken as values, that is, never changed in place: frozen
     dataclasses, enumerations, and objects of any other class. `restore` changes the objects themselves, so that whoever
     holds one sees the old contents. TypeError for an iterator, whose position nothing can put back.
     """
@@ -30,9 +30,10 @@ class Memento:
         self._kept: list[tuple[Any, Any]] = []
         seen = {id(item): item for item in apart}
         todo: list[object] = list(roots)
+        own = {id(item) for item in todo if hasattr(item, "__dict__")}
         while todo:
             item = todo.pop()
-            if _is_value(type(item)) or id(item) in seen:
+            if id(item) in seen or (_is_value(type(item)) and id(item) not in own):
                 continue
             seen[id(item)] = item
             held, content = _look(item)

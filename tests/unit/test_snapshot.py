@@ -137,6 +137,21 @@ def test_contents_come_back_in_place():
         assert (slotted.number, list(queue), bytes(thing.more[2])) == (1, [1], b"x")
 
 
+class User:
+    """No class of ours."""
+
+
+def test_what_the_user_wants_kept():
+    user, other = User(), User()
+    user.seen, user.other, other.seen = [1], other, [2]
+    memento = Memento([user])
+    user.seen.append(3)
+    user.new = 4
+    other.new = 5
+    memento.restore()
+    assert vars(user) == {"seen": [1], "other": other} and other.new == 5, "only what was named"
+
+
 def test_what_lies_behind_methods_and_closures():
     hidden = Thing()
 
