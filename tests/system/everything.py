@@ -22,6 +22,8 @@ from sim.guestbuild import build, build_program
 from sim.machine import PAGE, SLOT_PAGES, STACK_BYTES, Machine
 
 MAX_CYCLES = 3_000_000
+PIECE = 1 << 16  # memory is compared in pieces of so many bytes
+_NOTHING = bytes(PIECE)
 
 MODES = {
     "tf": Options(),
@@ -92,8 +94,13 @@ def final_state(machine, result):
     regs.pop("tsc")  # a run with probes takes longer
     ram = machine.engine.config.ram_bytes
     slots = ram - STACK_BYTES - SLOT_PAGES * PAGE
-    memory = machine.engine.read_mem(0, slots) + machine.engine.read_mem(regs["rsp"] % ram, ram - regs["rsp"] % ram)
-    return {"console": result.console, "exit": result.exit, "regs": regs, "memory": hash(memory)}
+    memory = {}  # pieces that are not all 0, by address
+    for start, end in ((0, slots), (regs["rsp"] % ram, ram)):
+        for at in range(start, end, PIECE):
+            piece = machine.engine.read_mem(at, min(PIECE, end - at))
+            if piece != _NOTHING[:len(piece)]:
+                memory[hex(at)] = hash(piece)
+    return {"console": result.console, "exit": result.exit, "regs": regs, "memory": memory}
 
 
 @dataclass

@@ -9,7 +9,7 @@ from sim.elf import load_elf
 from sim.engine import Recording, StopReason
 from sim.guestbuild import build
 from sim.machine import Machine
-from tests.system.test_probe_everything import MAX_CYCLES, final_state
+from tests.system.everything import MAX_CYCLES, final_state
 
 FUNCTIONS = 4
 
