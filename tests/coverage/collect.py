@@ -17,6 +17,7 @@ from typing import Any
 from hw.bus import STAGES
 from hw.isa.opcodes import TABLE
 from hw.isa.reference import find, split
+from hw.isa.rows import SizeRule
 from sim.build import source_key
 from sim.engine import FOREVER, Engine, Recording, Records, RetireFlag, RetireRecord
 
@@ -71,7 +72,7 @@ class Coverage:
         row = find(parts) if parts else None
         key = None
         if row is not None and parts is not None:
-            size = 64 if parts.rex & 8 else 16 if parts.opsize else 32
+            size = 64 if parts.rex & 8 else 16 if parts.opsize and row.uop.size != SizeRule.Y else 32
             key = f"{_NUMBERS[id(row)]}:{size}"
         self._known[code] = key
         return key

@@ -19,12 +19,12 @@ def far(offset: int | str, selector: int, size: str) -> str:
 
 
 SIZES = [
-    *(S(f"start: mov %ss, {reg}; done: hlt", "", dict(rbx=M64), regs(rbx=value), id=f"s192-mov-from-ss-{bits}")
-      for bits, reg, value in ((16, "%bx", M64 & ~0xFFFF | 16), (32, "%ebx", 16), (64, "%rbx", 16))),
-    *(S(f"start: sldt {reg}; done: hlt", "", dict(rbx=M64, ldtr=0x1234), regs(rbx=value), id=f"s192-sldt-{bits}")
-      for bits, reg, value in ((16, "%bx", M64 & ~0xFFFF | 0x1234), (64, "%rbx", 0x1234))),
-    *(S(f"start: str {reg}; done: hlt", "", dict(rbx=M64), regs(rbx=value), id=f"s192-str-{bits}")
-      for bits, reg, value in ((16, "%bx", M64 & ~0xFFFF | 24), (64, "%rbx", 24))),
+    *(S(f"start: {rex}mov %ss, {reg}; done: hlt", "", dict(rbx=M64), regs(rbx=value), id=f"s192-mov-from-ss-{bits}")
+      for bits, rex, reg, value in ((16, "", "%bx", M64 & ~0xFFFF | 16), (32, "", "%ebx", 16), (64, "rex.w ", "%ebx", 16))),
+    *(S(f"start: {rex}sldt {reg}; done: hlt", "", dict(rbx=M64, ldtr=0x1234), regs(rbx=value), id=f"s192-sldt-{bits}")
+      for bits, rex, reg, value in ((16, "", "%bx", M64 & ~0xFFFF | 0x1234), (64, "rex.w ", "%ebx", 0x1234))),
+    *(S(f"start: {rex}str {reg}; done: hlt", "", dict(rbx=M64), regs(rbx=value), id=f"s192-str-{bits}")
+      for bits, rex, reg, value in ((16, "", "%bx", M64 & ~0xFFFF | 24), (64, "rex.w ", "%ebx", 24))),
     S("start: lretw $6", "", dict(mem={0x7000: struct.pack("<2H", LOW, 8)} | AT_LOW, rsp=0x7000),
       regs(rip=LOW + 1, rsp=0x700A), id="s137-lretw-imm"),
     S("start: lret $16; .byte 0xcc; l: nop; done: hlt", "", dict(mem={0x7000: struct.pack("<2I", CODE + 4, 8)}, rsp=0x7000),
