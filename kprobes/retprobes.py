@@ -22,7 +22,7 @@ from typing import cast
 from kprobes.calls import Call, Calls
 from kprobes.checks import Place
 from kprobes.control import Control, Hit
-from kprobes.errors import KprobeError, KprobePanic, Rule
+from kprobes.errors import HandlerError, KprobeError, KprobePanic, Rule
 from kprobes.events import Phase, ProbeEvent
 from kprobes.port import PAGE_SIZE, Door, Guest, GuestMemoryError, Trap
 from kprobes.probes import Kprobe, Kretprobe, KretprobeInstance, Miss, Status
@@ -193,11 +193,11 @@ class Retprobes:
         """A function has returned through the trampoline: run the handlers, and have it return to where it belongs.
 
         The handlers run as inside a hit of the probe at the entry, so that what they run into is missed. When one raises,
-        those after it do not run.
+        the others still run, and the first error leaves.
         """
         call = self._leave(trap.regs)
         block, regs = self._control.blocks[trap.cpu], trap.regs
-        outer = block.current
+        outer, failed = block.current, None
         try:
             for ri in reversed(call.instances):
                 rp = ri.rp
@@ -205,12 +205,17 @@ class Retprobes:
                 if rp is None or site is None or rp.handler is None:
                     continue
                 hit = block.current = Hit(site, Status.HIT_ACTIVE, regs.flags & TF_IF)
-                self._control.run(
-                    trap, block, hit, rp.kp, "return handler", regs.copy(), partial(rp.handler, ri, regs))
+                try:
+                    self._control.run(
+                        trap, block, hit, rp.kp, "return handler", regs.copy(), partial(rp.handler, ri, regs))
+                except HandlerError as exc:
+                    failed = failed or exc
                 self._control.tell(Phase.RETURN, trap, site, rp.kp)
         finally:
             block.current = outer
             self._recycle(call)
+        if failed is not None:
+            raise failed
         return True
 
     def _leave(self, regs: PtRegs) -> Call:

@@ -695,6 +695,21 @@ def test_handler_that_raises_leaves_the_guest_as_if_it_had_not_run(m):
     assert m.cpu[0].regs.ax == 14 and log.returns == [14] and log.rp.nmissed == 0
 
 
+def test_K10_handlers_run_although_another_raises(m):
+    def bad(ri, regs):
+        regs.bx = 99
+        raise ZeroDivisionError("oops")
+
+    logs = [Log(m, "add2"), Log(m, "add2", handler=bad), Log(m, "add2", handler=bad), Log(m, "add2")]
+    m.start("add2", 3, 4)
+    m.cpu[0].regs.bx = 5
+    with pytest.raises(HandlerError, match="oops"):
+        m.run()
+    m.run()
+    assert [log.returns for log in logs] == [[7], [], [], [7]] and (m.cpu[0].regs.ax, m.cpu[0].regs.bx) == (7, 5)
+    assert not any(m.kprobes.in_flight(log.rp) for log in logs)
+
+
 def test_entry_handler_that_raises_hooks_nothing(m):
     def bad(ri, regs):
         raise ZeroDivisionError("oops")

@@ -4,9 +4,10 @@ import pytest
 
 from hw.isa.reference import split
 from kprobes import Kprobe, KprobeFlag, Kretprobe, Miss, Options
-from sim.engine import StopReason
-from sim.events import Trap
-from sim.guestbuild import build_text
+from sim.engine import Recording, StopReason
+from sim.events import ProbePhase, Trap
+from sim.explore import Explorer, irq, nmi
+from sim.guestbuild import build_program, build_text
 from sim.machine import Machine
 from tests.system.everything import GUESTS, final_state, image_of
 
@@ -247,3 +248,87 @@ def test_K12_every_function_hooked(engine_name, name):
             m.kprobes.unregister_kretprobes(probes)
             states.append(final_state(m, result))
     assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("options", [
+    Options(), pytest.param(Options(step="int3", boost=True), marks=pytest.mark.slow)], ids=repr)
+def test_K21_interrupt_and_nmi_in_every_cycle_from_entry_to_return(machine_on, options):
+    """Two hooked functions, one inside the other: nothing but time may change, and all returns are seen."""
+    def make():
+        m = machine_on("compiled", build_program("disturbed", n=2), record=Recording.ALL, probes=options)
+        log = []
+        m.keep(log)
+        for name in ("kinds", "k_leaf"):
+            hook(m, name, log)
+        return m
+
+    explorer = Explorer(make)
+    phases = [e for e in explorer.undisturbed().events if isinstance(e, ProbePhase) and e.phase in ("hit", "return")]
+    assert [e.phase for e in phases] == ["hit", "hit", "return", "return"] * 2
+    window = range(phases[0].cycle - 60, phases[3].cycle + 40)
+    for disturbance in (irq(), nmi()):
+        found = explorer.explore(disturbance, window)
+        assert not found.findings, found.findings[0]
+        assert found.runs == len(window)
+
+
+def test_K24_interrupt_and_nmi_in_every_cycle_from_an_optimised_entry_to_the_return(machine_on):
+    """The detour's code and the trampoline's may be interrupted anywhere."""
+    with machine_on("compiled", build_program("disturbed", n=2), probes=Options(optimize=True)) as m:
+        log = []
+        m.keep(log)
+        for name in ("kinds", "k_leaf"):
+            hook(m, name, log)
+        m.kprobes.wait_for_optimizer()
+        m.run(until="kinds")
+        base = m.snapshot()
+        wanted, returns = m.run(), list(log)
+        phases = [e for e in m.events.of(ProbePhase) if e.phase in ("detour", "return")]
+        assert [e.phase for e in phases] == ["detour", "detour", "return", "return"] * 2 and len(returns) == 4
+        window = range(phases[0].cycle - 40, phases[3].cycle + 60)
+        for disturbance in (irq(), nmi()):
+            for cycle in window:
+                m.restore(base)
+                m.run(cycle - m.cycle)
+                disturbance.apply(m)
+                got = m.run()
+                assert (got.reason, got.exit, got.console, log) == (wanted.reason, wanted.exit, wanted.console, returns), cycle
+                assert m.mem.read(m.symbols.lookup("nmi_count" if disturbance.name[:3] == "nmi" else "irq_count"), 1) == b"\1"
+
+
+@pytest.mark.parametrize("options", [Options(), Options(optimize=True, optimize_delay=1)], ids=repr)
+def test_K13_two_harts_in_one_hooked_function(machine_on, options):
+    with machine_on("compiled", build_program("harts", n=40), harts=2) as m:
+        plain = m.run()
+    with machine_on("compiled", build_program("harts", n=40), harts=2, probes=options) as m:
+        calls = []
+        rp = Kretprobe(
+            lambda ri, regs: calls.append((ri.user, regs.return_value & 0xFFFFFFFF)), symbol_name="work",
+            entry_handler=lambda ri, regs: setattr(ri, "user", (regs.di & 0xFFFFFFFF, regs.si & 0xFFFFFFFF)))
+        body = hook(m, "body", [])
+        m.kprobes.register_kretprobe(rp)
+        result = m.run()
+        assert (result.console, result.exit) == (plain.console, plain.exit)
+        assert len(calls) == rp.kp.hits == 80 and rp.nmissed == 0 and body.kp.hits == 2
+        assert all(result == (x << 5 | x >> 27) & 0xFFFFFFFF ^ y for (x, y), result in calls)
+        assert not m.kprobes.in_flight(rp) and not m.kprobes.in_flight(body)
+
+
+def test_a_snapshot_inside_hooked_calls(machine_on):
+    """Pools, calls under way and counters come back with it."""
+    with machine_on("compiled", build_text(RECURSION, name="triangle")) as m:
+        m.mem.write(m.symbols.lookup("depth"), (6).to_bytes(8, "little"))
+        log = []
+        rp = hook(m, "triangle", log, maxactive=4)
+        m.keep(log)
+        ends = set()
+        m.run(until="triangle")
+        for _ in range(12):
+            m.run(97)
+            snapshot, under_way = m.snapshot(), m.kprobes.in_flight(rp)
+            for _ in range(2):
+                assert m.run().exit == 1
+                ends.add((m.cycle, m.events.digest(), rp.nmissed, rp.kp.hits, tuple(log)))
+                m.restore(snapshot)
+                assert m.kprobes.in_flight(rp) == under_way
+        assert len(ends) == 1 and ends.pop()[2:] == (2, 6, (3, 6, 10, 15))
