@@ -34,6 +34,9 @@ from kprobes.textpoke import Poke, TextPoke
 
 _INT3 = bytes([BREAKPOINT])
 
+#: What could not be done because of a cpu is tried again after this part of the delay.
+_SOONER = 8
+
 
 class Optimizer:
     """The jumps of one guest.
@@ -162,7 +165,7 @@ class Optimizer:
     # The worker.
 
     def work(self) -> None:
-        """Do what is queued (kprobe_optimizer). What a cpu is in the way of is tried again after another delay."""
+        """Do what is queued (kprobe_optimizer). What a cpu is in the way of is tried again soon."""
         self.deadline = None
         for site in tuple(self._removals):
             self.force(site)
@@ -170,7 +173,7 @@ class Optimizer:
         self._write(sorted(ready, key=lambda site: site.addr))
         self._collect()
         if self._queue or self._removals or self._returns:
-            self._schedule()
+            self._schedule(self._delay // _SOONER)
 
     def _collect(self) -> None:
         """Free the detours that no cpu is in any more."""
@@ -187,9 +190,9 @@ class Optimizer:
             del self._queue[site]
             self._to(site, JumpState.WRITTEN)
 
-    def _schedule(self) -> None:
+    def _schedule(self, delay: int | None = None) -> None:
         if self.deadline is None:
-            self.deadline = self._guest.now + max(1, self._delay)
+            self.deadline = self._guest.now + max(1, self._delay if delay is None else delay)
 
     def _take_out(self, site: Site, jump_of_it: Jump) -> None:
         """Put the breakpoint over the jump and the original bytes behind it; leave what somebody else has written."""
@@ -253,9 +256,13 @@ class Optimizer:
         return True
 
     def _quiet(self, site: Site) -> bool:
-        """Whether no cpu is in the region or will come back into it, out of a copy or a detour."""
+        """Whether no cpu is in the region or will come back into it, out of a copy or a detour.
+
+        It counts from the second instruction: what a breakpoint saves, ``addr`` + 1, is no place to go on at, unless the
+        first instruction has one byte.
+        """
         assert site.jump is not None and self.slots is not None
-        start, end = site.addr + 1, site.jump.region.end
+        start, end = site.addr + len(site.insn.data), site.jump.region.end
         settled, size = self._guest.settled, self.slots.size
         if not settled(start, end):
             return False

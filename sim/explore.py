@@ -178,7 +178,8 @@ class Explorer:
         if disturbance.trap:
             wanted.traps[disturbance.trap] += 1
         limit = 2 * (machine.cycle - window.start) + PATIENCE
-        ignored = [*self._ranges(machine, disturbance), *((a % HIGH_BASE, a % HIGH_BASE + 1) for a in watched)]
+        covered = 5 if machine.kprobes.options.optimize else 1  # a jump, or a breakpoint
+        ignored = [*self._ranges(machine, disturbance), *((a % HIGH_BASE, a % HIGH_BASE + covered) for a in watched)]
         if window[-1] >= machine.cycle:
             raise ValueError(f"the undisturbed run ends in cycle {machine.cycle}: the window has to end before")
         for cycle in window:
@@ -269,7 +270,8 @@ def _missed(machine: Machine, armed: Iterable[Event], removed: Iterable[Event], 
     where = machine.symbols.describe(address)
     ran: dict[int | None, list[int]] = {}
     for event in armed:
-        if isinstance(event, Retire) and event.pc == address and event.last and not event.delivery:
+        if (isinstance(event, Retire) and event.pc == address and event.last and not event.delivery
+                and not machine.kprobes.is_kprobe_optinsn_slot(event.next_pc)):
             ran.setdefault(event.hart, []).append(event.cycle)
     for hart, cycles in sorted(ran.items(), key=str):
         more = f", {len(cycles)} times to cycle {cycles[-1]}" if len(cycles) > 1 else ""

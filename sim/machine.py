@@ -10,6 +10,7 @@ from pathlib import Path
 from hw.bus import HIGH_BASE
 from hw.config import Config
 from kprobes import (
+    Door,
     HandlerError,
     Jprobe,
     Kprobe,
@@ -35,8 +36,8 @@ from sim.trapport import Call, TrapPort
 
 #: This module is the one door to the runtime; what plants probes from within `sim` takes these from here.
 __all__ = [
-    "HandlerError", "Jprobe", "Kprobe", "KprobeError", "KprobePanic", "Kretprobe", "KretprobeInstance", "Machine", "Options",
-    "PtRegs", "RunResult",
+    "Door", "HandlerError", "Jprobe", "Kprobe", "KprobeError", "KprobePanic", "Kretprobe", "KretprobeInstance", "Machine",
+    "Options", "PtRegs", "RunResult",
 ]
 
 PAGE = 4096

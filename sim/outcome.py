@@ -11,7 +11,7 @@ from hw.isa.facts import Vector
 from sim.deliveries import lost_text, shutdown_text
 from sim.engine import StopReason
 from sim.events import Console, Event, Exit, Lost, ProbePhase, Retire, Shutdown, Trap, TrapPortCall
-from sim.machine import PAGE, SLOT_PAGES, STACK_BYTES, Machine
+from sim.machine import PAGE, SLOT_PAGES, STACK_BYTES, Door, Machine
 from sim.report import vector_name
 
 #: Memory is compared in pieces of so many bytes.
@@ -67,14 +67,26 @@ def outcome(machine: Machine, reason: StopReason, events: Iterable[Event], watch
 def executions(events: Iterable[Event], watched: Collection[int]) -> Iterator[int]:
     """Yield the address of each execution of a watched instruction, in place or as a probe's hit.
 
-    A hit that only sends the guest back, because the probe is gone, is none.
+    A hit that only sends the guest back, because the probe is gone, is none. Nor is one that came without a trap: the jump
+    or call that led to it stands in place of the instruction, and has retired.
     """
+    hits: dict[int | None, list[int]] = {}  # by hart: of the traps and doors that are being handled, innermost last
     for event in events:
         if isinstance(event, Retire):
             if event.pc in watched and event.last and not event.again and not event.delivery:
                 yield event.pc
-        elif isinstance(event, ProbePhase) and event.address in watched and _executes(event):
-            yield event.address
+        elif isinstance(event, ProbePhase):
+            if event.address in watched and _executes(event):
+                hits.setdefault(event.hart, []).append(event.address)
+        elif isinstance(event, TrapPortCall):
+            came = hits.get(event.hart, [])
+            address = came[-1] if event.vector == Door.FENTRY and came else event.rip - 1
+            if address in came:
+                came.remove(address)
+                if event.vector not in (Door.DETOUR, Door.FENTRY):
+                    yield address
+    for came in hits.values():
+        yield from came
 
 
 def _executes(event: ProbePhase) -> bool:
