@@ -1,4 +1,4 @@
-"""What the kernel shows under /sys/kernel/debug/kprobes: ``list``, ``blacklist`` and ``enabled``; and the same as data.
+"""What the kernel shows under /sys/kernel/debug/kprobes: ``list``, ``blacklist``, ``enabled``; and the same as data.
 
 Sources: show_kprobe_addr, report_probe, kprobe_blacklist_seq_show, write_enabled_file_bool of kernel/kprobes.c; hash_64 of
 include/linux/hash.h; kstrtobool of lib/kstrtox.c.
@@ -59,11 +59,14 @@ class Forbidden:
 class Listing:
     """The files of one guest's probes."""
 
-    def __init__(self, guest: Guest, registry: Registry, switch: Callable[[bool], None]):
-        """``switch`` turns all probes on or off."""
+    def __init__(
+        self, guest: Guest, registry: Registry, switch: Callable[[bool], None], optimize: Callable[[bool], None],
+    ):
+        """``switch`` turns all probes on or off, ``optimize`` jumps in place of breakpoints."""
         self._guest = guest
         self._registry = registry
         self._switch = switch
+        self._optimize = optimize
 
     def rows(self) -> list[Row]:
         """Return all probes in the kernel's order: by hash bucket, the newest address first, and there the newest probe."""
@@ -92,10 +95,29 @@ class Listing:
     def enabled(self, text: str) -> None:
         self._switch(boolean(text))
 
+    @property
+    def optimization(self) -> str:
+        """The file /proc/sys/debug/kprobes-optimization: whether jumps may replace breakpoints. It takes 0 and 1."""
+        return f"{int(self._registry.optimizer.allowed)}\n"
+
+    @optimization.setter
+    def optimization(self, text: str) -> None:
+        if text.strip() not in ("0", "1"):
+            raise KprobeError(errno.EINVAL, f"{text.strip()!r} is neither 0 nor 1")
+        self._optimize(text.strip() == "1")
+
+    def kallsyms(self) -> str:
+        """Return the lines of /proc/kallsyms for the pages of copies and of detours (kprobe_get_kallsym)."""
+        slots, detours = self._registry.slots, self._registry.optimizer.slots
+        pages = [(page, "kprobe_insn_page") for page in slots.pages]
+        pages += [(page, "kprobe_optinsn_page") for page in (detours.pages if detours is not None else ())]
+        return "".join(f"{page:016x} t {name}\t[__builtin__kprobes]\n" for page, name in pages)
+
     def as_dict(self) -> dict[str, object]:
         """Return all of it as plain dicts, lists, strings and numbers."""
         return {
             "enabled": not self._registry.off,
+            "optimization": self._registry.optimizer.allowed,
             "probes": [asdict(row) for row in self.rows()],
             "blacklist": [asdict(row) for row in self.forbidden()],
         }

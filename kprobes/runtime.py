@@ -44,7 +44,7 @@ class Kprobes:
         self._registry = Registry(guest, options, self._in_use, self._owns)
         self._handlers = Handlers(guest, self._registry, self._jprobes, options, _as_callable(observer))
         self._retprobes = Retprobes(guest, self._registry, self._handlers.control)
-        self.files = Listing(guest, self._registry, self._switch)
+        self.files = Listing(guest, self._registry, self._switch, self._optimize)
         self._explainer = Explainer(self._registry, options)
         self._unwinder = Unwinder(guest, self._registry.text.recovered, self._retprobes.find_ret_addr)
 
@@ -275,8 +275,7 @@ class Kprobes:
 
     @optimization.setter
     def optimization(self, on: bool) -> None:
-        self._not_in_handler("the optimization switch")
-        self._registry.optimize(on)
+        self._optimize(on)
 
     @property
     def deadline(self) -> int | None:
@@ -337,6 +336,10 @@ class Kprobes:
     def _switch(self, on: bool) -> None:
         self._not_in_handler("the global switch")
         self._registry.switch(off=not on)
+
+    def _optimize(self, on: bool) -> None:
+        self._not_in_handler("the optimization switch")
+        self._registry.optimize(on)
 
     def _owns(self, addr: int) -> bool:
         return self._jprobes.owns(addr) or self._retprobes.owns(addr)

@@ -90,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return FINDING
         if not isinstance(error, _errors()):
             raise
-        note(f"{program()} {chosen}: {error}")
+        rule = getattr(error, "rule", None)  # of a probe that was refused
+        note(f"{program()} {chosen}: {error}" + (f"\nrule: {rule}" if rule else ""))
         return USAGE
 
 

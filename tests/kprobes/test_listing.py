@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from kprobes import Jprobe, Kprobe, KprobeError, KprobeFlag, Kretprobe
+from kprobes import Jprobe, Kprobe, KprobeError, KprobeFlag, Kretprobe, Options
 from kprobes.listing import Row, bucket
 from tests.kprobes.fakemachine import TEXT, FakeMachine
 
@@ -112,11 +112,34 @@ def test_enabled_refuses_other_text(m, text):
     assert error.value.errno == errno.EINVAL and m.kprobes.enabled
 
 
+@pytest.mark.parametrize("text, on", [("0\n", False), ("1", True)])
+def test_P22_the_file_of_the_optimization_switch(m, text, on):
+    m.kprobes.optimization = not on
+    m.kprobes.files.optimization = text
+    assert m.kprobes.optimization is on and m.kprobes.files.optimization == f"{int(on)}\n"
+    for wrong in ("", "2", "yes"):
+        with pytest.raises(KprobeError) as error:
+            m.kprobes.files.optimization = wrong
+        assert error.value.errno == errno.EINVAL and m.kprobes.optimization is on
+
+
+def test_pages_of_copies_are_symbols():
+    m = FakeMachine("func f\nmov rax, rdi\nlea rax, [rax+1]\nret\nendf f", options=Options(optimize=True))
+    assert m.kprobes.files.kallsyms() == ""
+    plant_in = Kprobe(symbol_name="f")
+    m.kprobes.register_kprobe(plant_in)
+    lines = [line.split() for line in m.kprobes.files.kallsyms().splitlines()]
+    assert [(name, kind, where) for _, kind, name, where in lines] == [
+        ("kprobe_insn_page", "t", "[__builtin__kprobes]"), ("kprobe_optinsn_page", "t", "[__builtin__kprobes]")]
+    insn, optinsn = (int(line[0], 16) for line in lines)
+    assert m.kprobes.is_kprobe_insn_slot(insn) and m.kprobes.is_kprobe_optinsn_slot(optinsn)
+
+
 def test_everything_as_data(m):
     plant(m, (20, 1))
     m.call("f20")
     data = json.loads(json.dumps(m.kprobes.files.as_dict()))
-    assert data["enabled"] is True
+    assert data["enabled"] is True and data["optimization"] is False
     assert data["probes"] == [{
         "addr": m["f20"] + 1, "kind": "k", "symbol": "f20", "offset": 1, "module": None, "tags": [], "hits": 1,
         "nmissed": 0, "misses": {}}]

@@ -105,4 +105,4 @@ def test_list_of_what_must_not_be_probed(kphw, guest):
 
 def test_list_of_a_refused_probe(kphw, guest):
     code, _, err = kphw("list", guest, "--kretprobe", "work+1")
-    assert code == 2 and "is not the entry of 'work'" in err
+    assert code == 2 and "is not the entry of 'work'" in err and err.endswith("rule: entry\n")
