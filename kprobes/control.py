@@ -11,13 +11,14 @@ from kprobes.jprobes import Mirror
 from kprobes.port import Guest, GuestMemoryError, Trap
 from kprobes.probes import Kprobe, Miss, Status
 from kprobes.ptregs import PtRegs, Vector
-from kprobes.step import Site
+from kprobes.step import NO_SLOT, Site
 
 
 @dataclass(eq=False, slots=True)
 class Hit:
     """One hit under way on one cpu. ``old_flags`` are TF and IF as the int3 found them; ``child`` is the probe whose
-    handler runs; ``single`` tells that the slot is stepped by TF rather than up to the int3 behind the copy."""
+    handler runs; ``single`` tells that the slot is stepped by TF rather than up to the int3 behind the copy. ``at`` is
+    where the instruction is executed, the slot or its own place."""
 
     site: Site
     status: Status
@@ -25,6 +26,7 @@ class Hit:
     mirror: Mirror | None = None
     child: Kprobe | None = None
     single: bool = True
+    at: int = NO_SLOT
 
 
 @dataclass(eq=False, slots=True)

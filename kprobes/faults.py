@@ -41,7 +41,7 @@ class Faults:
         if hit.status in (Status.HIT_ACTIVE, Status.HIT_SSDONE):
             self._control.count_fault(trap, hit)
             return self._ask_fault_handlers(trap, block, hit) == 1
-        if regs.ip != site.slot:
+        if regs.ip != hit.at:
             return False  # in an interrupt handler that came between
         rewind(site, regs, hit.old_flags)
         result = None if hit.status is Status.REENTER else self._ask_fault_handlers(trap, block, hit)

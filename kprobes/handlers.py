@@ -46,6 +46,7 @@ class Handlers:
         self._guest = guest
         self._find = registry.find
         self._poke = registry.poke
+        self._lift = registry.lift
         self._fentry = registry.fentry
         self._jprobes = jprobes
         self._options = options
@@ -84,7 +85,7 @@ class Handlers:
             end = hit.site.slot + len(hit.site.insn.data)
             if addr == end and not hit.single and hit.status in (Status.HIT_SS, Status.REENTER):
                 regs.ip = addr
-                leave_slot(hit.site, regs, hit.old_flags, self._guest)
+                leave_slot(hit.site, hit.at, regs, hit.old_flags, self._guest)
                 self._stepped(trap, block, hit)
                 return True
         return self._vanished(trap, addr)
@@ -201,7 +202,7 @@ class Handlers:
                 self._leave_by_detour(trap, block, site, site.jump)
                 return
             if site.boosted and not self._wants_post(site):
-                enter_slot(site, regs, single=False)
+                enter_slot(site.slot, regs, single=False)
                 regs.flags |= hit.old_flags
                 self.control.tell(Phase.BOOST, trap, site)
                 self.control.finish(trap, block, site)
@@ -210,8 +211,12 @@ class Handlers:
                 return
         if hit.status is not Status.REENTER:
             hit.status = Status.HIT_SS
-        hit.single = bool(hit.old_flags & TF) or self._options.step == "tf" or site.boosted or site.emulate is not None
-        enter_slot(site, regs, hit.single)
+        hit.single = bool(hit.old_flags & TF) or self._options.step != "int3" or site.boosted or site.emulate is not None
+        hit.at = site.slot
+        if self._options.step == "inline":
+            hit.at = site.addr
+            self._lift(site)
+        enter_slot(hit.at, regs, hit.single)
         self.control.tell(Phase.STEP, trap, site)
 
     def _emulated(self, trap: Trap, block: ControlBlock, hit: Hit, emulate: Callable[[PtRegs, Guest], None]) -> bool:
@@ -231,7 +236,7 @@ class Handlers:
     def _wants_post(self, site: Site) -> bool:
         """Whether a post_handler is to run. One that is added to a registered struct is seen in step "tf" only: where
         the copy was chosen at registration, the choice stays (prepare_singlestep, since 5.13)."""
-        if self._options.step == "tf":
+        if self._options.step != "int3":
             return any(p.post_handler is not None and not p.disabled for p in site.probes)
         return any(not p.disabled for p in site.posts)
 
@@ -303,9 +308,9 @@ class Handlers:
         site = hit.site
         if trap.dr6 is not None and not trap.dr6 & DR6_BS:
             return False
-        if not site.insn.may_end_at(regs.ip - site.slot):
+        if not site.insn.may_end_at(regs.ip - hit.at):
             return False
-        leave_slot(site, regs, hit.old_flags, self._guest)
+        leave_slot(site, hit.at, regs, hit.old_flags, self._guest)
         others = trap.dr6 is not None and bool(trap.dr6 & DR6_B)
         stepped_by_others = bool(hit.old_flags & TF)
         if trap.dr6 is not None and not stepped_by_others:

@@ -16,7 +16,7 @@ from kprobes.checks import Checks, Place
 from kprobes.emulate import emulator, refusal
 from kprobes.errors import KprobeError, Rule
 from kprobes.fentry import NOP, Fentry
-from kprobes.insn import Fixup, Insn
+from kprobes.insn import BREAKPOINT, Fixup, Insn
 from kprobes.optimizer import Optimizer
 from kprobes.options import Options
 from kprobes.port import Guest, GuestMemoryError
@@ -27,6 +27,8 @@ from kprobes.slots import Slots
 from kprobes.step import NO_SLOT, Site, displaced
 from kprobes.text import Text
 from kprobes.textpoke import TextPoke
+
+_INT3 = bytes([BREAKPOINT])
 
 
 class Registry:
@@ -43,6 +45,7 @@ class Registry:
         self._of: dict[Kprobe, Site] = {}
         self._by_slot: dict[int, Site] = {}
         self._leaving: list[Site] = []  # without probes, but a cpu may still be inside
+        self._lifted: list[Site] = []  # whose breakpoint is out while a cpu steps the original in its place
         self._off = False
         self.text = Text(guest)
         self.slots = Slots(guest)
@@ -122,6 +125,8 @@ class Registry:
 
     def settle(self) -> None:
         """Free the slots of sites without probes that no cpu is inside any more: the kernel's grace period."""
+        if self._lifted:
+            self._put_back()
         if not self._leaving:
             return
         for site in [site for site in self._leaving if not self._in_use(site)]:
@@ -134,6 +139,18 @@ class Registry:
                 del self._by_slot[site.slot]
                 self.slots.release(site.slot)
             site.slot = NO_SLOT
+
+    def lift(self, site: Site) -> None:
+        """Take the breakpoint of a hit out, until no cpu is inside a hit of this site any more (step "inline")."""
+        if site not in self._lifted:
+            self.text.restore(site.addr)
+            self._lifted.append(site)
+
+    def _put_back(self) -> None:
+        for site in [site for site in self._lifted if not self._in_use(site)]:
+            self._lifted.remove(site)
+            if site.armed:
+                self.text.write(site.addr, _INT3)
 
     def kill(self, start: int, end: int) -> None:
         """The text in [start, end) is about to vanish: what is there becomes GONE, and is not written to (kill_kprobe).

@@ -94,19 +94,19 @@ def displaced(insn: Insn, slot: int) -> bytes:
     return bytes(copy)
 
 
-def enter_slot(site: Site, regs: PtRegs, single: bool) -> None:
-    """Make the return from the trap execute the copy: with ``single``, only that, by TF."""
-    regs.ip = site.slot
+def enter_slot(at: int, regs: PtRegs, single: bool) -> None:
+    """Make the return from the trap execute the copy at ``at``: with ``single``, only that, by TF."""
+    regs.ip = at
     regs.flags = regs.flags & ~TF_IF | (TF if single else 0)
 
 
-def leave_slot(site: Site, regs: PtRegs, old_flags: int, guest: Guest) -> None:
-    """Make registers and stack those after the original; ``old_flags`` are TF and IF at the hit.
+def leave_slot(site: Site, at: int, regs: PtRegs, old_flags: int, guest: Guest) -> None:
+    """Make registers and stack those after the original; ``old_flags`` are TF and IF at the hit, ``at`` is the copy.
 
     ``regs.ip`` is where the copy has led, as if there were no int3 behind it.
     """
     insn = site.insn
-    delta = site.addr - site.slot
+    delta = site.addr - at
     if insn.fixup is Fixup.PUSHF:
         image = _read(guest, regs.sp, insn.pushed)
         _write(guest, regs.sp, insn.pushed, image & ~TF_IF | old_flags)

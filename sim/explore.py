@@ -23,6 +23,7 @@ from hw.isa.facts import Vector
 from sim.engine import DesignError, StopReason
 from sim.events import Event, ProbePhase, Retire
 from sim.machine import HandlerError, Kprobe, KprobePanic, Machine, Snapshot
+from sim.misses import in_place
 from sim.outcome import Outcome, Range, dead_memory, differences, losses, outcome
 
 #: A new snapshot is taken after so many cycles of the window: it costs as much as running a thousand.
@@ -164,9 +165,11 @@ class Explorer:
         self, machine: Machine, disturbance: Disturbance, window: range, found: Exploration
     ) -> Iterator[tuple[int, list[str]]]:
         can_save = "snapshot" in machine.engine.capabilities
-        probed = {p.addr for p in machine.kprobes.registered if p.addr is not None}
         place = disturbance.arms or disturbance.disarms
-        watched = probed | ({address_of(machine, place)} if place else set())
+        watched = {p.addr: p.opcode for p in machine.kprobes.registered if p.addr is not None}
+        probed = set(watched)
+        if place:
+            watched.setdefault(address_of(machine, place), machine.mem.read(address_of(machine, place), 1)[0])
         if disturbance.disarms and address_of(machine, disturbance.disarms) not in probed:
             raise ValueError(f"{disturbance.name}: there is no probe there to remove; plant it first")
         machine.watch = watched
@@ -205,11 +208,12 @@ class Explorer:
         machine: Machine,
         disturbance: Disturbance,
         first: int,
-        watched: set[int],
+        watched: dict[int, int],
         wanted: Outcome,
         ignored: Sequence[Range],
         limit: int,
     ) -> list[str]:
+        began = len(machine.events) - first
         try:
             disturbance.apply(machine)
             machine.sync()
@@ -225,11 +229,11 @@ class Explorer:
             armed = events[synced:] if address == moved and disturbance.arms else events
             removed: list[Event] = []
             if address == moved and disturbance.disarms:
-                armed, removed = events[:synced], events[synced:]
-            problems += _missed(machine, armed, removed, address)
+                armed, removed = events[:began], events[synced:]  # between the two, either is right
+            problems += _missed(machine, armed, removed, address, watched[address])
         return problems
 
-    def _finish(self, machine: Machine, first: int, watched: set[int], limit: int | None = None) -> Outcome:
+    def _finish(self, machine: Machine, first: int, watched: dict[int, int], limit: int | None = None) -> Outcome:
         result = machine.run(self._max_cycles if limit is None else limit, self._until)
         events = (machine.events[i] for i in range(first, len(machine.events)))
         return outcome(machine, result.reason, events, watched)
@@ -265,13 +269,14 @@ def advance(machine: Machine, cycle: int) -> None:
             raise ValueError(f"the run ends before cycle {cycle}, in cycle {machine.cycle} ({reason}): no window there")
 
 
-def _missed(machine: Machine, armed: Iterable[Event], removed: Iterable[Event], address: int) -> Iterator[str]:
+def _missed(
+    machine: Machine, armed: Iterable[Event], removed: Iterable[Event], address: int, opcode: int
+) -> Iterator[str]:
     """Executions of a probed instruction in place while its probe was armed, and hits when it was removed."""
     where = machine.symbols.describe(address)
     ran: dict[int | None, list[int]] = {}
     for event in armed:
-        if (isinstance(event, Retire) and event.pc == address and event.last and not event.delivery
-                and not machine.kprobes.is_kprobe_optinsn_slot(event.next_pc)):
+        if isinstance(event, Retire) and in_place(event, address, opcode):
             ran.setdefault(event.hart, []).append(event.cycle)
     for hart, cycles in sorted(ran.items(), key=str):
         more = f", {len(cycles)} times to cycle {cycles[-1]}" if len(cycles) > 1 else ""

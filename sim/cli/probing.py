@@ -85,8 +85,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how probed instructions are executed."""
     group = parser.add_argument_group("how probed instructions are executed")
     group.add_argument(
-        "--step", choices=("tf", "int3"), default="tf",
-        help="step the copy with TF (kernels to 5.12), or up to an int3 behind it, branches emulated (since 5.13)")  # fmt: skip
+        "--step", choices=("tf", "int3", "inline"), default="tf",
+        help="step the copy with TF (kernels to 5.12), or up to an int3 behind it, branches emulated (since 5.13); "
+        "inline: the original, its breakpoint taken out meanwhile, so that other harts' hits are missed")  # fmt: skip
     group.add_argument("--boost", action="store_true", help="where it can be, let the copy jump back by itself")
     group.add_argument("--optimize", action="store_true", help="where it can be, put a jump in place of the int3")
 

@@ -25,6 +25,7 @@ from sim.engine import DesignError, Engine, Recording, StopReason, open_engine
 from sim.events import Trap, as_dict
 from sim.gtkw import Around, around
 from sim.machine import Machine, RunResult
+from sim.misses import misses, told
 from sim.report import Hit, cells, hits, summary
 from sim.wave import WaveError, WaveRecorder
 
@@ -128,6 +129,8 @@ def _run(name: str, image: Image, probing: Probing, arguments: argparse.Namespac
             engine = lent.enter_context(contextlib.closing(open_engine(arguments.engine, harts=arguments.harts, config=config)))
         with _machine(image, engine, arguments) as machine:
             probing.plant(machine)
+            if not arguments.events:
+                machine.watch = {p.addr for p in machine.kprobes.registered if p.addr is not None}
             try:
                 result = simulate(machine, arguments.max_cycles, "with probes" if probing else "running")
             except DesignError as error:
@@ -135,7 +138,7 @@ def _run(name: str, image: Image, probing: Probing, arguments: argparse.Namespac
                     where = around(list(machine.events), arguments.wave_around or f"cycle:{error.cycle}")
                     common.note(f"wave: {_record(name, image, where, probing, engine, arguments)[0]}")
                 raise
-            report = Report(name, image, result, hits(machine.events), ending(machine, result))
+            report = Report(name, image, result, hits(machine.events), ending(machine, result) + _missed(machine))
             events = list(machine.events)
             if arguments.events:
                 path = OUT / name / "events.jsonl" if arguments.events is True else Path(arguments.events)
@@ -161,8 +164,18 @@ def _written(path: Path, write: Callable[[Path], object]) -> str:
 
 def _machine(image: Image, engine: Engine, arguments: argparse.Namespace) -> Machine:
     """A fresh machine on the engine of the command; the engine stays open."""
-    record = Recording.ALL if arguments.events else Recording.TRAPS
+    record = Recording.ALL if arguments.events or arguments.harts > 1 else Recording.TRAPS
     return Machine(image, engine=engine, record=record, probes=options(arguments))
+
+
+def _missed(machine: Machine) -> list[str]:
+    """Tell what probes have missed, where several harts could run past one."""
+    found: list[str] = []
+    for p in machine.kprobes.registered if len(machine.harts) > 1 else ():
+        missed = [] if p.addr is None or p.disabled else list(misses(machine.events, p.addr, p.opcode))
+        if missed:
+            found.append(told(missed, p.hits + p.nmissed, machine.symbols.describe(missed[0].address)))
+    return found
 
 
 def _compare(report: Report, engine: Engine, arguments: argparse.Namespace) -> None:

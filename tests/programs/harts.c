@@ -1,4 +1,4 @@
-/* HARTS harts call the same function, N times each; hart 0 prints what all of them computed. */
+/* HARTS harts call the same function, N times each and not in step with each other; hart 0 prints what all of them computed. */
 #include "smp.h"
 
 #ifndef N
@@ -14,10 +14,13 @@ noinline uint32_t work(uint32_t x, uint32_t y) { return (x << 5 | x >> 27) ^ y; 
 
 static void body(unsigned hart)
 {
-	uint32_t sum = hart + 1;
+	uint32_t sum = hart + 1, seed = 2004 + hart;
 
-	for (unsigned i = 0; i < N; i++)
+	for (unsigned i = 0; i < N; i++) {
 		sum = work(sum, i);
+		for (unsigned wait = next_random(&seed) % 16; wait; wait--)
+			__asm__ volatile("pause");
+	}
 	sums[hart] = sum;
 }
 
