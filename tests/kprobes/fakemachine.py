@@ -29,7 +29,7 @@ DR6 = 0xFFFF0FF0
 
 #: The ways of executing displaced instructions; a test with the fixture ``every_mode`` runs in each.
 MODES = {
-    "tf": Options(), "int3": Options(step="int3"),
+    "tf": Options(), "int3": Options(step="int3"), "inline": Options(step="inline"),
     "tf-boost": Options(boost=True), "int3-boost": Options(step="int3", boost=True),
 }
 

@@ -79,6 +79,12 @@ def test_on_one_hart_stepping_in_line_misses_nothing(engine):
     assert probe.hits == 20
 
 
+def test_what_cannot_go_with_it():
+    for more in ({"boost": True}, {"optimize": True}):
+        with pytest.raises(ValueError, match='step is "inline", which uses no copies'):
+            Options(step="inline", **more)
+
+
 def test_the_command_reports_what_was_missed(capsys):
     elf = str(build_program("harts", n=60))
     words = ["run", elf, "--harts", "2", "--engine", "compiled", "--probe", "work"]
