@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from statistics import median
+from statistics import mean, median
 
 from sim.cli import common
 from sim.cli.measure import PATIENCE, BenchError
@@ -22,7 +22,7 @@ Figures = dict[str, dict[str, float]]
 
 def measure(engine: str = "compiled") -> Figures:
     """Return, by number of harts: cycles and instructions of all harts per second; of arming a probe and of disarming it,
-    microseconds of wall time, and cycles until every hart has fetched anew: medians."""
+    microseconds of wall time, and cycles until every hart has fetched anew."""
     return {str(harts): _one(engine, harts) for harts in HARTS}
 
 
@@ -59,7 +59,7 @@ def _arming(machine: Machine) -> dict[str, float]:
     for _ in range(ARMINGS):
         timed("disarm", lambda: machine.kprobes.disable_kprobe(probe))
         timed("arm", lambda: machine.kprobes.enable_kprobe(probe))
-    return {name: median(values) for name, values in times.items()}
+    return {name: (mean if name.endswith("cycles") else median)(values) for name, values in times.items()}
 
 
 def show(figures: Figures) -> None:
@@ -67,7 +67,7 @@ def show(figures: Figures) -> None:
     columns = ("cycles/s", "instr./s", "arm, µs", "disarm, µs", "seen after")
     table = common.table("harts", *columns)
     for harts, row in figures.items():
-        seen = f"{max(row['arm_cycles'], row['disarm_cycles']):,.0f} cycles"
+        seen = f"{max(row['arm_cycles'], row['disarm_cycles']):,.1f} cycles"
         rates = (f"{row[name]:,.0f}" for name in ("cycles", "instructions"))
         table.add_row(harts, *rates, f"{row['arm']:,.0f}", f"{row['disarm']:,.0f}", seen)
     common.console().print(table)
