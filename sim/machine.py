@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Container
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from hw.bus import HIGH_BASE
@@ -51,6 +52,11 @@ STACK_BYTES = 192 << 10
 PATIENCE = 10_000
 
 _DEFAULT_OPTIONS = Options()
+
+
+@cache
+def _zeros(size: int) -> bytes:
+    return bytes(size)
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ class Machine:
         else:
             harts, config = engine.harts, engine.config
             engine.reset()
-            engine.write_mem(0, bytes(config.ram_bytes))
+            engine.write_mem(0, _zeros(config.ram_bytes))
         self.engine: Engine = engine
         self.engine.record(record)
         self.record_mode = record

@@ -197,6 +197,11 @@ class TrapPort:
             self._await(call)
             result = self._engine.trap_request(hart)[1]
             self._back(call)
+        except GuestCallError:
+            raise
+        except BaseException:  # of another handler, or of a trap that the runtime gave up
+            self._give_up(call)
+            raise
         finally:
             self._calls[hart].pop()
             self._write(where, kept)

@@ -1,0 +1,420 @@
+"""The same guest as `FakeMachine`'s, on the hardware: its sections, stacks and pages at the same addresses, by page tables.
+
+``HardMachine`` has the interface of ``FakeMachine``, so that one test holds on both. Traps come through gates and entry
+stubs in guest memory, an interrupt is an interrupt, what is not mapped is a page fault. What differs: time (``now`` counts
+cycles), and that a repeated string instruction is one step.
+"""
+
+import functools
+import struct
+
+from hw.bus import DEVICE_PHYS, DEVICE_VIRT, HIGH_BASE, TRAP_RESULT
+from hw.isa.facts import VECTORS
+from kprobes import GuestMemoryError, HandlerError, Kprobes, PtRegs
+from kprobes.ptregs import FIELDS
+from sim.engine import Recording, StopOn, StopReason
+from sim.guestport import GuestPort
+from sim.machine import Machine
+from sim.memory import GuestMemory
+from sim.memory import GuestMemoryError as NotMapped
+from tests.kprobes.fakecpu import IF, MASK64, TF
+from tests.kprobes.fakemachine import (
+    HOME,
+    STACK,
+    STACK_SIZE,
+    TEXT,
+    FakeMachine,
+    StillRunning,
+    SymbolTable,
+    UnhandledTrap,
+    assemble,
+)
+
+SYSTEM = 0xFFFFFFFF80500000  # entry stubs, then the tables
+IDT, GDT, TSS = SYSTEM + 0x4000, SYSTEM + 0x5000, SYSTEM + 0x5800
+FRAMES = 0x100000            # physical memory for all of it
+IRQ = 0x20                   # the vector of interrupts that tests inject
+CYCLES = 40                  # for each instruction of a limit
+_HAS_ERROR = {row.number for row in VECTORS if row.has_error}
+_REGISTERS = {"ip": "rip", "flags": "rflags", "cs": "cs", "ss": "ss"} | {
+    name: name if name.startswith("r") else f"r{name}" for name in FIELDS if name not in ("orig_ax", "ip", "flags", "cs", "ss")}
+
+
+@functools.cache
+def stubs():
+    """The entry code of all vectors: bytes, and the address of each stub."""
+    pushed = ["rdi", "rsi", "rdx", "rcx", "rax", "r8", "r9", "r10", "r11", "rbx", "rbp", "r12", "r13", "r14", "r15"]
+    lines = []
+    for vector in range(32):
+        lines += [f"stub{vector}:", *(["push -1"] if vector not in _HAS_ERROR else []), *(f"push {r}" for r in pushed),
+                  f"mov [{DEVICE_VIRT + 8 * vector:#x}], rsp", f"cmp dword ptr [{DEVICE_VIRT + TRAP_RESULT:#x}], 1",
+                  *(["mov eax, 0xffff0ff0", "mov dr6, rax"] if vector == 1 else []), "jmp back"]
+    lines += ["back:", *(f"pop {r}" for r in reversed(pushed)), "add rsp, 8", "iretq"]
+    sections, symbols = assemble("\n".join(lines), SYSTEM)
+    (_, code, _), = [section for section in sections if section[2]]
+    return code, [next(s.start for s in symbols if s.name == f"stub{v}") for v in range(32)]
+
+
+class Pages(dict):
+    """Page addresses to frames; deleting one unmaps it."""
+
+    def __init__(self, unmap):
+        super().__init__()
+        self._unmap = unmap
+
+    def __delitem__(self, page):
+        super().__delitem__(page)
+        self._unmap(page)
+
+    def pop(self, page):
+        """Unmap a page and return its contents."""
+        data = self._unmap(page)
+        super().pop(page)
+        return data
+
+
+class Memory(GuestMemory):
+    """Guest memory behind page tables that map what ``map`` was told, the device page, and the system's own."""
+
+    def __init__(self, machine):
+        super().__init__(machine.engine, machine.fetch_anew)
+        self._frame = FRAMES
+        self.root = self._new()
+        self.pages, self._system = Pages(self._unmap), {}
+        self._enter(DEVICE_VIRT, DEVICE_PHYS)
+
+    def _new(self):
+        self._frame += 4096
+        return self._frame - 4096
+
+    def _entry(self, page):
+        table = self.root
+        for level in (3, 2, 1):
+            where = table + 8 * (page >> 12 + 9 * level & 511)
+            table = int.from_bytes(self._engine.read_mem(where, 8), "little") & ~0xFFF
+            if not table:
+                table = self._new()
+                self._engine.write_mem(where, (table | 3).to_bytes(8, "little"))
+        return table + 8 * (page >> 12 & 511)
+
+    def _enter(self, page, frame):
+        self._engine.write_mem(self._entry(page), (frame | 3).to_bytes(8, "little"))
+
+    def _unmap(self, page):
+        data = self._engine.read_mem(self.frame(page), 4096)
+        self._engine.write_mem(self._entry(page), bytes(8))
+        self._changed()  # whoever fetches again looks at the tables again
+        return data
+
+    def frame(self, page):
+        """Return the frame of a page, or None."""
+        return self.pages.get(page, self._system.get(page))
+
+    def map(self, addr, size):
+        """Map pages of zeros, where there are none."""
+        for page in range(addr & -4096, addr + size, 4096):
+            page &= MASK64
+            if page not in self.pages:
+                self.pages[page] = self._new()
+                self._engine.write_mem(self.pages[page], bytes(4096))
+                self._enter(page, self.pages[page])
+
+    def map_system(self, page, frame=None):
+        """Map a page that is no part of the guest of the test."""
+        self._system[page] = self._new() if frame is None else frame
+        self._enter(page, self._system[page])
+
+    def _pieces(self, address, size):
+        address &= MASK64
+        done = 0
+        while True:
+            here = address + done & MASK64
+            frame, n = self.frame(here & -4096), min(size - done, 4096 - here % 4096)
+            if frame is None:
+                raise NotMapped(f"{here:#x} is not mapped")
+            yield frame + here % 4096, done, n
+            done += n
+            if done >= size:
+                return
+
+    def peek(self, addr, size):
+        """Return bytes; a part that is not mapped is an error."""
+        try:
+            return self.read(addr, size)
+        except NotMapped as error:
+            raise GuestMemoryError(str(error)) from None
+
+    def poke(self, addr, data):
+        """Write bytes."""
+        self.peek(addr, len(data))
+        self.write(addr, bytes(data))
+
+    def load(self, addr, size):
+        """Return a number."""
+        return int.from_bytes(self.peek(addr, size), "little")
+
+    def store(self, addr, value, size=None):
+        """Write a number; without a size, bytes (as ``GuestMemory`` has it)."""
+        if size is None:
+            super().store(addr, value)
+        else:
+            self.poke(addr, (value & ((1 << 8 * size) - 1)).to_bytes(size, "little"))
+
+
+class Registers:
+    """The registers of a hart by the names of pt_regs."""
+
+    def __init__(self, registers):
+        object.__setattr__(self, "_registers", registers)
+
+    def __getattr__(self, name):
+        if name == "orig_ax":
+            return 0
+        try:
+            return self._registers[_REGISTERS[name]]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __setattr__(self, name, value):
+        self._registers[_REGISTERS[name]] = value & MASK64
+
+    def copy(self):
+        """Return them as PtRegs."""
+        return PtRegs(**{name: getattr(self, name) for name in FIELDS})
+
+    def __eq__(self, other):
+        return all(getattr(self, name) == getattr(other, name) for name in FIELDS)
+
+    __hash__ = None
+
+    def __repr__(self):
+        return repr(self.copy())
+
+
+class Bases:
+    """Segment bases."""
+
+    def __init__(self, registers):
+        self._registers = registers
+
+    def __setitem__(self, segment, base):
+        self._registers[f"{segment}_base"] = base
+
+
+class Cpu:
+    """A hart as tests of the fake machine see a cpu."""
+
+    def __init__(self, machine, number):
+        self.number, self.memory = number, machine.mem
+        self._registers = machine.harts[number].regs
+        self.bases = Bases(self._registers)
+
+    @property
+    def regs(self):
+        """Its registers."""
+        return Registers(self._registers)
+
+
+class _Stopped(HandlerError):
+    """Something is to be raised once the hart has left its trap."""
+
+    def __init__(self):
+        super().__init__("", "", "")
+
+
+class _Runtime:
+    """What stands behind the TrapPort: the runtime, and then the guest's own handlers, which are functions of the test."""
+
+    def __init__(self, owner):
+        self._owner = owner
+
+    def __getattr__(self, name):
+        return getattr(self._owner.kprobes, name)
+
+    def on_trap(self, trap):
+        """Offer a trap to the runtime, then to the test's handler."""
+        m = self._owner
+        if trap.vector < 32:
+            m.traps.append((trap.vector, trap.regs.ip))
+        m.depth += 1
+        try:
+            if not m.kprobes.on_trap(trap):
+                m.unclaimed.append((trap.vector, trap.regs.copy()))
+                if trap.vector not in m.guest_trap:
+                    raise UnhandledTrap(trap)
+                m.guest_trap[trap.vector](m, trap)
+        except BaseException as error:
+            m.error = m.error or error
+            raise _Stopped from error
+        finally:
+            m.depth -= 1
+        return True
+
+
+class Guest(GuestPort):
+    """What the runtime asks for: pages, symbols and text are those of the test."""
+
+    def __init__(self, owner):
+        super().__init__(owner.machine, [])
+        self._owner = owner
+
+    symbols = property(lambda self: self._owner.symbols)
+
+    def is_text(self, addr):
+        return any(start <= addr < end for start, end in self._owner.text)
+
+    def alloc_text_page(self, near):
+        return self._owner.alloc_text_page(near)
+
+    def free_text_page(self, addr):
+        self._owner.free_text_page(addr)
+
+    def blacklist(self):
+        return self._owner.black
+
+    def stack_end(self, cpu, sp):
+        return self._owner.stack_end(cpu, sp)
+
+    def sync_cores(self):
+        self._owner.syncs += 1
+        super().sync_cores()
+
+
+class HardMachine(FakeMachine):
+    """One guest image on one hart, and a runtime on it as ``kprobes``. ``borrow`` gives the engine."""
+
+    borrow = None
+
+    def __init__(self, source="", *, text=TEXT, cpus=1, text_pages=64, page_distance=0x10000000, blacklist=(), options=None):
+        assert cpus == 1, "mark this test: fake_only('needs several harts')"
+        sections, symbols = assemble(source, text)
+        self.machine = machine = Machine(engine=type(self).borrow(self), record=Recording.TRAPS)
+        self.memory = machine.mem = Memory(machine)
+        machine.kprobes = _Runtime(self)
+        self.text = []
+        for addr, data, executable in sections:
+            self.memory.map(addr, len(data))
+            self.memory.poke(addr, data)
+            if executable:
+                self.text.append((addr, addr + len(data)))
+        self.memory.map(STACK - STACK_SIZE, STACK_SIZE)
+        self.symbols = SymbolTable(symbols)
+        machine.symbols = Names(self.symbols)
+        self.cpus, self.cpu = 1, [Cpu(machine, 0)]
+        self.syncs, self.text_pages, self.page_distance = 0, text_pages, page_distance
+        self.allocated, self.freed, self.black = [], [], list(blacklist)
+        self.events, self.traps, self.unclaimed = [], [], []
+        self.guest_trap, self.injections = {}, []
+        self.depth, self.error = 0, None
+        self._boot()
+        self.guest = Guest(self)
+        self.kprobes = Kprobes(self.guest, self.events.append, options or FakeMachine.mode)
+
+    now = property(lambda self: self.machine.cycle, lambda self, value: None)
+
+    def _boot(self):
+        memory, port = self.memory, self.machine.port
+        code, entries = stubs()
+        for page in range(SYSTEM, SYSTEM + 0x6000, 4096):
+            memory.map_system(page)
+        for alias in (0, HIGH_BASE):
+            memory.map_system(alias + port.code[0], port.code[0])
+        memory.map_system(HOME)
+        memory.write(HOME, b"\xeb\xfe")  # a debug trap may be due there
+        memory.write(SYSTEM, code)
+        self._entry_text = SYSTEM, SYSTEM + len(code)
+        for vector, entry in enumerate(entries):
+            self._gate(vector, entry)
+        segments = [0, 0x00AF9B000000FFFF, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x00AF9B000000FFFF]
+        memory.write(GDT, struct.pack("<5Q", *segments))
+        registers = self.machine.harts[0].regs
+        for name, value in {
+            "cr3": memory.root, "idt_base": IDT, "idt_limit": 256 * 16 - 1, "gdt_base": GDT, "gdt_limit": 39, "cs": 0x10,
+            "ss": 0x18, "rip": HOME, "rsp": STACK - 0x100, "rflags": 2 | IF,
+        }.items():
+            registers[name] = value
+
+    def _gate(self, vector, entry):
+        low = entry & 0xFFFF | 0x10 << 16 | 0x8E << 40 | (entry >> 16 & 0xFFFF) << 48
+        self.memory.write(IDT + 16 * vector, struct.pack("<QQ", low, entry >> 32))
+
+    def stack_end(self, cpu, sp):
+        return STACK
+
+    def snapshot(self):
+        """Return all guest memory."""
+        return {page: self.memory.peek(page, 4096) for page in self.memory.pages}
+
+    def call(self, addr, *args, cpu=0, flags=IF, limit=10000):
+        """Call a guest function and return rax; from inside a handler, on the stack below the trap."""
+        if self.depth:
+            return self.machine.port.call(cpu, self[addr] if isinstance(addr, str) else addr, args)
+        return super().call(addr, *args, cpu=cpu, flags=flags, limit=limit)
+
+    def run(self, cpu=0, limit=10000, until=None):
+        """Run until the function returned HOME, or ``until(regs)``: at once, unless each instruction has to be looked at."""
+        if until or self.injections:
+            super().run(cpu, limit, until)
+        elif self.cpu[0].regs.ip != HOME:
+            self._go(StopOn(reach=HOME, hart=0), CYCLES * limit)
+            if self.cpu[0].regs.flags & TF and not self._in_entry(cpu):
+                self._retire(cpu)  # the debug trap that is due
+            self._out(cpu)
+            if self.cpu[0].regs.ip != HOME:
+                raise StillRunning(f"still running at {self.cpu[0].regs.ip:#x} after {CYCLES * limit} cycles")
+
+    def step(self, cpu=0):
+        """Interrupts, then one instruction, then its traps."""
+        core = self.cpu[cpu]
+        for injection in list(self.injections):
+            condition, kind, handler = injection
+            if condition(core) and (kind == "nmi" or core.regs.flags & IF):
+                self.injections.remove(injection)
+                self._gate(2 if kind == "nmi" else IRQ, handler)
+                hart = self.machine.harts[cpu]
+                if kind == "nmi":
+                    hart.nmi()
+                else:
+                    hart.irq(IRQ)
+        stepped = core.regs.flags & TF
+        self._retire(cpu)
+        if stepped and not self._in_entry(cpu):
+            self._retire(cpu)
+        self._out(cpu)
+
+    def _retire(self, cpu):
+        self._go(StopOn(retired=1, hart=cpu), 5000)
+
+    def _go(self, stop, cycles):
+        try:
+            ended = self.machine.run(max_cycles=cycles, until=stop)
+        except _Stopped:
+            return
+        assert ended.reason not in (StopReason.SHUTDOWN, StopReason.EXIT), ended.why
+
+    def _in_entry(self, cpu):
+        start, end = self._entry_text
+        return start <= self.cpu[cpu].regs.ip < end or not self.machine.harts[cpu].state.boundary
+
+    def _out(self, cpu):
+        """Let the hart leave entry code, and raise what a handler has raised."""
+        while self._in_entry(cpu):
+            self._retire(cpu)
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+
+
+class Names:
+    """The symbols as `sim` asks for them."""
+
+    def __init__(self, symbols):
+        self._symbols = symbols
+        self.lookup, self.containing, self.names = symbols.lookup, symbols.containing, symbols.names
+
+    def describe(self, addr):
+        """Return a name and an offset."""
+        symbol = self.containing(addr)
+        return hex(addr) if symbol is None else f"{symbol.name}+{addr - symbol.start:#x}"
+
+
