@@ -27,7 +27,7 @@ run: $(READY) ## the demo: two probes on a guest from gcc
 	@$(PY) -m sim run $(ARGS)
 
 test: $(READY) ## all tests
-	@$(PY) -m pytest -n $${JOBS:-2} --dist worksteal $(ARGS)
+	@$(PY) -m pytest -n $${JOBS:-2} --dist worksteal --hardware all $(ARGS)
 
 check: $(READY) ## lint, types, layers and quick tests, in under a minute
 	$(BIN)/ruff check --quiet .

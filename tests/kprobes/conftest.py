@@ -1,7 +1,8 @@
 """Fixtures of the runtime's tests. Each test that makes a `FakeMachine` runs on that and, as `HardMachine`, on the hardware.
 
-The hardware is on the engine of ``--engine``, the compiled one if there is a choice. A test that holds on the fake machine
-only says why: ``@fake_only("reason")``.
+The hardware is on the engine of ``--engine``, the compiled one if there is a choice. ``--hardware all``, which ``make test``
+gives, runs every such test there; else one in a few, so that a quick run stays quick. A test that holds on the fake machine
+only says why: ``@pytest.mark.fake_only("reason")``.
 """
 
 import gc
@@ -14,11 +15,11 @@ from sim.engine import EngineUnavailable, open_engine
 from tests.kprobes.fakemachine import MODES, FakeMachine
 from tests.kprobes.hardmachine import HardMachine
 
-#: One test in so many runs on pysim, which takes a second for each.
-SAMPLE = 50
+#: One test in so many runs on the hardware without ``--hardware all``, and on pysim, which takes a second for each, ever.
+SOME, ON_PYSIM = 8, 50
 
 #: Engines that a test may hold before those of its dead machines are looked for.
-MANY = 4
+MANY = 12
 
 
 @pytest.fixture(params=MODES)
@@ -28,43 +29,41 @@ def every_mode(request, monkeypatch):
     return MODES[request.param]
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "fake_only(reason): the hardware cannot do what this is about")
-
-
 def pytest_generate_tests(metafunc):
     if getattr(metafunc.module, "FakeMachine", None) is FakeMachine and not metafunc.definition.get_closest_marker("fake_only"):
         metafunc.parametrize("where", ["fake", "hardware"], indirect=True)
 
 
 class Engines:
-    """Engines with one hart, lent to machines until these are gone."""
+    """Engines with one hart, lent to machines until the end of a test."""
 
     def __init__(self, name):
-        self.name, self._free, self._lent, self.missing = name, [], {}, ""
+        self.name, self._free, self._lent, self.missing = name, [], [], ""
         try:
             self._free.append(open_engine(name))
         except EngineUnavailable as error:
             self.missing = str(error)
 
     def borrow(self, owner):
-        """Return an engine for a machine."""
-        if len(self._lent) >= MANY:
+        """Return an engine for a machine: that of one that is gone, if the test has made many."""
+        if not self._free and len(self._lent) >= MANY:
             gc.collect()
+            self._free = [engine for machine, engine in self._lent if machine() is None]
+            self._lent = [(machine, engine) for machine, engine in self._lent if machine() is not None]
         engine = self._free.pop() if self._free else open_engine(self.name)
-        self._lent[id(engine)] = engine
-        weakref.finalize(owner, self._back, engine)
+        self._lent.append((weakref.ref(owner), engine))
         return engine
 
-    def _back(self, engine):
-        if self._lent.pop(id(engine), None) is not None:
-            self._free.append(engine)
+    def take_back(self):
+        """End of a test."""
+        self._free += [engine for _, engine in self._lent]
+        self._lent = []
 
     def close(self):
         """Free them all."""
-        for engine in (*self._free, *self._lent.values()):
+        self.take_back()
+        for engine in self._free:
             engine.close()
-        self._lent.clear()
 
 
 @pytest.fixture(scope="session")
@@ -78,19 +77,22 @@ def _hardware(request):
 @pytest.fixture(autouse=True)
 def where(request, monkeypatch):
     """What the test runs on: "fake" or "hardware"."""
-    kind = getattr(request, "param", "fake")
+    kind, engines = getattr(request, "param", "fake"), None
     if kind == "hardware":
         only = request.node.get_closest_marker("fake_only")
         if only:
             pytest.skip(f"on the fake machine only: {only.args[0]}")
         engines = request.getfixturevalue("_hardware")
-        if engines.name == "pysim" and zlib.crc32(request.node.name.encode()) % SAMPLE:
-            pytest.skip(f"one in {SAMPLE} on pysim; the compiled engine runs them all")
+        sample = ON_PYSIM if engines.name == "pysim" else 1 if request.config.getoption("--hardware") == "all" else SOME
+        if zlib.crc32(request.node.name.encode()) % sample:
+            pytest.skip(f"one in {sample} on the hardware; all with --hardware all, as make test does, on the compiled engine")
         if engines.missing:
             pytest.skip(engines.missing)
         monkeypatch.setattr(HardMachine, "borrow", engines.borrow)
         monkeypatch.setattr(request.module, "FakeMachine", HardMachine)
-    return kind
+    yield kind
+    if engines:
+        engines.take_back()
 
 
 def pytest_collection_modifyitems(items):

@@ -34,7 +34,7 @@ MODES = {
 }
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache
 def assemble(source, text=TEXT, data=DATA):
     """Assemble Intel-syntax source into sections and symbols. ``func NAME`` ... ``endf NAME`` makes a sized symbol.
 

@@ -63,13 +63,12 @@ class Pages(dict):
         self._unmap = unmap
 
     def __delitem__(self, page):
-        super().__delitem__(page)
-        self._unmap(page)
+        self.pop(page)
 
     def pop(self, page):
         """Unmap a page and return its contents."""
         data = self._unmap(page)
-        super().pop(page)
+        super().__delitem__(page)
         return data
 
 
@@ -244,7 +243,9 @@ class _Runtime:
                     raise UnhandledTrap(trap)
                 m.guest_trap[trap.vector](m, trap)
         except BaseException as error:
-            m.error = m.error or error
+            if m.depth > 1:  # within a function that a handler has called, which gets the error
+                raise
+            m.error = error
             raise _Stopped from error
         finally:
             m.depth -= 1
@@ -260,8 +261,20 @@ class Guest(GuestPort):
 
     symbols = property(lambda self: self._owner.symbols)
 
+    def read(self, addr, n):
+        return self._owner.read(addr, n)
+
+    def write(self, addr, data):
+        self._owner.write(addr, data)
+
     def is_text(self, addr):
-        return any(start <= addr < end for start, end in self._owner.text)
+        return self._owner.is_text(addr)
+
+    def module(self, addr):
+        return self._owner.module(addr)
+
+    def fentry(self, addr):
+        return self._owner.fentry(addr)
 
     def alloc_text_page(self, near):
         return self._owner.alloc_text_page(near)
@@ -304,7 +317,7 @@ class HardMachine(FakeMachine):
         self.syncs, self.text_pages, self.page_distance = 0, text_pages, page_distance
         self.allocated, self.freed, self.black = [], [], list(blacklist)
         self.events, self.traps, self.unclaimed = [], [], []
-        self.guest_trap, self.injections = {}, []
+        self.guest_trap, self.injections, self.modules = {}, [], {}
         self.depth, self.error = 0, None
         self._boot()
         self.guest = Guest(self)
@@ -338,8 +351,10 @@ class HardMachine(FakeMachine):
         low = entry & 0xFFFF | 0x10 << 16 | 0x8E << 40 | (entry >> 16 & 0xFFFF) << 48
         self.memory.write(IDT + 16 * vector, struct.pack("<QQ", low, entry >> 32))
 
-    def stack_end(self, cpu, sp):
-        return STACK
+    def write(self, addr, data):
+        """Write; harts fetch anew at `sync_cores`."""
+        self.memory.peek(addr, len(data))
+        self.memory.store(addr, bytes(data))
 
     def snapshot(self):
         """Return all guest memory."""

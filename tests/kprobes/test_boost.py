@@ -120,6 +120,6 @@ def test_a_boosted_slot_runs_the_copy_and_comes_back(slot):
     machine.write(slot, boosted(each, slot, displaced(each, slot)))
     cpu = machine.cpu[0]
     cpu.regs.ip = slot
-    cpu.execute()
-    cpu.execute()
+    machine.step()
+    machine.step()
     assert (cpu.regs.ax, cpu.regs.ip) == (0x1122334455667788, text + 7)

@@ -184,6 +184,7 @@ def test_it_is_never_optimised():
     assert isinstance(m.kprobes.region_of(p), Obstacle)
 
 
+@pytest.mark.fake_only("needs several harts")
 def test_P24_a_cpu_at_the_entry_while_the_call_comes_and_goes():
     for stop in range(1, 7):
         m = FakeMachine(SOURCE, cpus=2)

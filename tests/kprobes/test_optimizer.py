@@ -8,7 +8,7 @@ from kprobes import Kprobe, KprobeError, KprobeFlag, Obstacle, Options, Phase, R
 from tests.kprobes.fakecpu import CF, IF, OF, PF, SF, ZF
 from tests.kprobes.fakemachine import DATA, FakeMachine
 
-DELAY = 50
+DELAY = 400
 SOURCE = """
 func f
     mov rax, rdi
@@ -276,6 +276,7 @@ def test_P17_flags_across_the_detour(flags):
     assert results[0][0] & (IF | CF | ZF | SF | OF | PF) == flags
 
 
+@pytest.mark.fake_only("needs several harts")
 def test_P18_a_cpu_inside_the_region_is_waited_for():
     m = machine(cpus=2)
     p = planted(m)
@@ -290,6 +291,7 @@ def test_P18_a_cpu_inside_the_region_is_waited_for():
     m.run(1)
 
 
+@pytest.mark.fake_only("needs several harts")
 def test_P18_a_cpu_that_will_come_back_into_the_region_is_waited_for():
     """Its step began before another probe's departure let the first be optimised."""
     m = machine(cpus=2)
@@ -336,6 +338,7 @@ def test_P20_unregistered_while_installed():
     assert m.kprobes.deadline is None
 
 
+@pytest.mark.fake_only("needs several harts")
 def test_P20_a_cpu_in_the_detour_when_the_jump_goes():
     m, p = optimized(machine(cpus=2))
     m.start("f", 1, cpu=1)
@@ -403,6 +406,7 @@ def test_P23_no_place_for_the_detour_in_reach():
     assert m.call("f", 1) == 1006 and p.hits == 1
 
 
+@pytest.mark.fake_only("needs several harts")
 def test_P24_a_cpu_at_the_site_at_each_step_of_writing_and_removing():
     for stop in range(1, 7):
         m = machine(cpus=2)
@@ -428,6 +432,7 @@ def test_P24_a_cpu_at_the_site_at_each_step_of_writing_and_removing():
         assert [vector for vector, _ in m.traps] in ([], [3])
 
 
+@pytest.mark.fake_only("needs several harts")
 def test_P25_the_breakpoint_that_comes_back_is_the_probes():
     m, p = optimized(machine(cpus=2))
     m.start("f", 1, cpu=1)

@@ -6,6 +6,7 @@ from kprobes import GuestMemoryError, HandlerError, Kprobe, PtRegs, Trap, Vector
 from tests.kprobes.fakecpu import CF, IF, TF
 from tests.kprobes.fakemachine import HOME, FakeMachine, UnhandledTrap
 
+RF = 1 << 16  # set in the frame of a fault
 HOLE = 0x12345000
 SOURCE = """
 func fetch
@@ -61,7 +62,7 @@ class Count:
         self.post += 1
 
     def on_fault(self, p, regs, trapnr):
-        self.faults.append((trapnr, regs.ip, regs.flags))
+        self.faults.append((trapnr, regs.ip, regs.flags & ~RF))
         return self.fault(regs)
 
 
@@ -93,7 +94,7 @@ def test_F03_reported_at_the_probed_address(m, flags):
     with pytest.raises(UnhandledTrap) as info:
         m.call("fetch", HOLE, flags=flags)
     regs = info.value.trap.regs
-    assert regs.ip == m["fetch"] and regs.flags == 2 | flags and info.value.trap.cr2 == HOLE
+    assert regs.ip == m["fetch"] and regs.flags & ~RF == 2 | flags and info.value.trap.cr2 == HOLE
     assert m.kprobes.kprobe_running(0) is None
 
 
@@ -101,7 +102,7 @@ def test_F03_TF_of_a_debugger_survives_the_fault(m):
     Count(m, "fetch")
     with pytest.raises(UnhandledTrap) as info:
         m.call("fetch", HOLE, flags=TF | IF)
-    assert info.value.trap.regs.flags == 2 | TF | IF
+    assert info.value.trap.regs.flags & ~RF == 2 | TF | IF
 
 
 def test_F07_fault_handler_that_declines(m):
@@ -149,6 +150,7 @@ def test_fault_handler_is_not_called_without_a_fault(m):
     assert c.faults == []
 
 
+@pytest.mark.fake_only("a trap needs a stack for its frame: on the hardware this is a double fault")
 @pytest.mark.parametrize("name", ["pushes", "calls"])
 def test_F08_a_push_that_faults_changes_nothing(m, name):
     m.kprobes.register_kprobe(Kprobe(symbol_name=name))
@@ -274,7 +276,9 @@ def test_pre_handler_that_raises(m):
     assert str(info.value) == "pre_handler of the probe on fetch raised ValueError: no such thing"
     assert (info.value.probe, info.value.handler) == ("fetch", "pre_handler")
     assert isinstance(info.value.__cause__, ValueError) and info.value.__cause__.__cause__ is None
-    assert m.cpu[0].regs == before and m.kprobes.kprobe_running(0) is None
+    after = m.cpu[0].regs.copy()
+    after.flags &= ~RF
+    assert after == before and m.kprobes.kprobe_running(0) is None
     m.kprobes.unregister_kprobe(p)
     m.run()
     assert m.cpu[0].regs.ip == HOME and m.cpu[0].regs.ax == m.word(m["divide"]) + 1
@@ -298,7 +302,9 @@ def test_fault_handler_that_raises(m):
     before = regs.copy()
     with pytest.raises(HandlerError, match="fault_handler of the probe on fetch"):
         m.run()
-    assert m.cpu[0].regs == before and m.kprobes.kprobe_running(0) is None
+    after = m.cpu[0].regs.copy()
+    after.flags &= ~RF
+    assert after == before and m.kprobes.kprobe_running(0) is None
 
 
 def test_result_of_a_wrong_type(m):
@@ -320,6 +326,7 @@ def test_interrupting_a_handler_is_not_wrapped(m):
     m.kprobes.unregister_kprobe(p)
 
 
+@pytest.mark.fake_only("needs several harts")
 def test_a_failing_handler_leaves_the_other_cpus_alone():
     m = FakeMachine(SOURCE, cpus=2)
     p = Kprobe(symbol_name="fetch", pre_handler=lambda p, regs: bad(p, regs) if regs.di == 0 else 0)

@@ -91,6 +91,7 @@ def test_a_missed_step_keeps_the_interrupt_flag(m):
     assert results == [0x202] and m.cpu[0].regs.flags & 0x300 == 0
 
 
+@pytest.mark.fake_only("an NMI comes within a function that a handler calls, where nobody steps the hart")
 def test_N07_third_level(m):
     """An NMI arrives while the step of a missed probe is under way, and its handler hits a probe."""
     first = plant(m, "inner")
@@ -124,6 +125,7 @@ def test_N08_handler_hits_its_own_probe(m):
     assert m.call("outer", 5) == 6 and (p.hits, p.nmissed) == (1, 1)
 
 
+@pytest.mark.fake_only("needs several harts")
 def test_N13_cpus_do_not_disturb_each_other():
     m = FakeMachine(SOURCE, cpus=2)
     a = plant(m, "outer", pre_handler=lambda p, regs: 0)

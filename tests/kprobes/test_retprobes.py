@@ -332,6 +332,7 @@ def test_K05_data_size_of_4096(m):
     assert sizes == [4096]
 
 
+@pytest.mark.fake_only("needs several harts")
 @pytest.mark.parametrize("cpus, wanted, maxactive", [(1, 0, 10), (4, -1, 10), (8, 0, 16), (4, 3, 3)])
 def test_K06_maxactive_that_is_not_given(cpus, wanted, maxactive):
     m = FakeMachine(SOURCE, cpus=cpus)

@@ -9,6 +9,8 @@ from kprobes.textpoke import Poke, TextPoke
 from tests.kprobes.fakecpu import CF, IF, ZF
 from tests.kprobes.fakemachine import FakeMachine, UnhandledTrap
 
+pytestmark = pytest.mark.fake_only("looks at memory in the middle of the protocol; harts that run: tests/smp, sim.explore")
+
 SOURCE = """
 func f
     mov eax, 1

@@ -286,6 +286,7 @@ def test_a_task_without_a_name(m):
     assert long.format.line(events.records[0]).startswith(" a_name_of_more_-1")
 
 
+@pytest.mark.fake_only("needs several harts")
 def test_records_name_their_cpu():
     m = FakeMachine(SOURCE, cpus=2)
     events = ProbeEvents(m.kprobes, m)

@@ -145,6 +145,24 @@ def test_a_handler_may_get_over_a_function_that_does_not_return(guest):
     assert (result.exit, result.console, got) == (*expected, [6, 6, 6])
 
 
+def test_an_error_in_a_trap_of_the_function_leaves_the_hart_where_it_was(guest):
+    """A fault_handler that raises: the call has no end, and the hit that made it is undone."""
+    machine = guest()
+
+    def fault_handler(p, regs, vector):
+        raise ZeroDivisionError("in the fault handler")
+
+    probe = Kprobe(
+        symbol_name="work", pre_handler=lambda p, regs: regs.call("reads", 1 << 62) and None, fault_handler=fault_handler
+    )
+    machine.kprobes.register_kprobe(probe)
+    with pytest.raises(HandlerError, match="in the fault handler"):
+        machine.run(100_000)
+    machine.kprobes.unregister_kprobe(probe)
+    result = machine.run(100_000)
+    assert (result.exit, result.console) == plain(guest)
+
+
 def test_an_exit_within_a_call_ends_the_run_after_the_handler(guest):
     def handler(call, regs):
         with pytest.raises(GuestCallError):
