@@ -307,7 +307,7 @@ def test_I40_repne_scasb_stops(every_mode):
 
 @pytest.mark.parametrize("insn", [
     "mov rax, [rip+value]", "lea rax, [rip+value]", "cmp dword ptr [rip+value], 0x12345678",
-    "add word ptr [rip+value], 0x1234", 
+    "add word ptr [rip+value], 0x1234",
     pytest.param("movdqu xmm0, [rip+value]", marks=pytest.mark.fake_only("the core has no SSE; I53 is what it does")),
     "mov byte ptr [rip+value], 9",
     "imul eax, [rip+value], 100", "mov eax, dword ptr fs:[rip+value]",

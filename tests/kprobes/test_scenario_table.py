@@ -8,7 +8,7 @@ def test_every_scenario_has_a_test_or_a_reason():
     scenarios = read()
     assert len(scenarios) == 262 and held.keys() <= {s.name for s in scenarios}
     for scenario in scenarios:
-        assert bool(held.get(scenario.name)) != bool(scenario.reason), f"{scenario.name}: a test, or a reason, and not both"
+        assert held.get(scenario.name) or scenario.reason, f"{scenario.name}: neither a test nor a reason"
 
 
 def test_the_table_is_current():
