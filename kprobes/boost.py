@@ -7,7 +7,8 @@ so nothing that is expected to fault is boosted.
 
 from __future__ import annotations
 
-from kprobes.insn import MAX_INSN_SIZE, Insn, Opcode
+from kprobes.insn import MAX_INSN_SIZE, Fixup, Insn, Opcode
+from kprobes.ptregs import TF
 from kprobes.slots import distance
 
 JUMP = 0xE9
@@ -44,6 +45,8 @@ def unfit(insn: Insn, has_fixup: bool) -> str | None:
         return "the exception table has an entry for it, which a fault in the slot would not find"
     if insn.branch is not None:  # the kernel's table has all of them but xbegin
         return "it is a branch relative to where it lies, so its copy would go astray"
+    if insn.owns & TF and insn.fixup is Fixup.MOVE_IP:  # popf, which the kernel forgets
+        return "it may set TF, and a debugger that steps from there would see the jump back"
     head = Opcode.parse(insn.data)
     opcode = insn.data[head.offset:]
     if opcode[0] == 0x0F:

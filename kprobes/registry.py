@@ -16,12 +16,11 @@ from kprobes.checks import Checks, Place
 from kprobes.emulate import emulator, refusal
 from kprobes.errors import KprobeError, Rule
 from kprobes.fentry import NOP, Fentry
-from kprobes.insn import BREAKPOINT, Fixup, Insn
+from kprobes.insn import BREAKPOINT, Insn
 from kprobes.optimizer import Optimizer
 from kprobes.options import Options
 from kprobes.port import Guest, GuestMemoryError
 from kprobes.probes import Kprobe, KprobeFlag
-from kprobes.ptregs import TF
 from kprobes.region import Regions
 from kprobes.slots import Slots
 from kprobes.step import NO_SLOT, Site, displaced
@@ -310,8 +309,6 @@ class Registry:
 
     def why_not_boosted(self, insn: Insn) -> str | None:
         """Return in words why a copy of this instruction needs a step, None when it needs none."""
-        if insn.owns & TF and insn.fixup is Fixup.MOVE_IP:
-            return "it may set TF, and a debugger that steps from there would see the jump back"
         return why_not(insn, self._guest.fixup(insn.addr) is not None)
 
     def _prepare(self, site: Site, p: Kprobe) -> None:

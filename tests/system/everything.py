@@ -52,6 +52,11 @@ class Guest:
     addresses: list[int]
     insns: dict = field(default_factory=dict)
 
+    @property
+    def executed(self):
+        """The addresses of instructions that are executed."""
+        return [address for address in self.addresses if self.executions[address]]
+
     def hits(self, address, options):
         """How often a probe is hit."""
         insn = self.insns[address]
@@ -197,10 +202,10 @@ def sample(runs: Runs) -> Iterator[tuple[str, int]]:
     seen = set()
     for name in GUESTS:
         guest = runs.guest(name)
-        for address in guest.addresses:
+        for address in guest.executed:
             insn = guest.insns[address]
             rough = insn.text.split()[0], insn.rip_disp is None, "[" in insn.text, "rsp" in insn.text
             kind = (*rough, name == "forms" and re.sub(r"0x[0-9a-f]+|\b\d+\b", "", insn.text))
-            if guest.executions[address] and kind not in seen:
+            if kind not in seen:
                 seen.add(kind)
                 yield name, address
