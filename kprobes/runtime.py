@@ -172,7 +172,8 @@ class Kprobes:
     def flush_task(self, low: int, high: int) -> int:
         """Say that the stack in [low, high) will not be returned on any more, as that of a task which has died.
 
-        The instances of its hooked calls go back to their pools; return their number (kprobe_flush_task).
+        The instances of its hooked calls go back to their pools; return their number (kprobe_flush_task). A handler may call
+        this: that of a probe on the guest's own end of a task.
         """
         return self._retprobes.flush(low, high)
 

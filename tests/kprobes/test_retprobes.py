@@ -795,3 +795,18 @@ def test_several_at_once_all_or_none(m):
 def test_embedded_probe_is_not_registered_by_itself(m):
     with pytest.raises(KprobeError, match="register_kretprobe"):
         m.kprobes.register_kprobe(Kretprobe(symbol_name="add2").kp)
+
+
+def test_K14_a_probe_on_the_end_of_a_task_recycles_its_calls(m):
+    log = Log(m, "worker", maxactive=1)
+    top = m["worker_stack_top"]
+    m.kprobes.register_kprobe(Kprobe(
+        symbol_name="leaf", pre_handler=lambda p, regs: freed.append(m.kprobes.flush_task(top - 512, top))))
+    freed = []
+    tasks(m)
+    m.start("two_tasks", 5)
+    m.run(until=lambda regs: regs.ip == m["mid"])
+    m.call("leaf", 1)  # says that the worker is dead
+    tasks(m)
+    m.call("two_tasks", 5)
+    assert freed == [1] and log.returns == [42] and log.rp.nmissed == 0

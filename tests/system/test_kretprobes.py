@@ -297,7 +297,7 @@ def test_K24_interrupt_and_nmi_in_every_cycle_from_an_optimised_entry_to_the_ret
 
 
 @pytest.mark.parametrize("options", [Options(), Options(optimize=True, optimize_delay=1)], ids=repr)
-def test_K13_two_harts_in_one_hooked_function(machine_on, options):
+def test_K06_K13_two_harts_in_one_hooked_function(machine_on, options):
     with machine_on("compiled", build_program("harts", n=40), harts=2) as m:
         plain = m.run()
     with machine_on("compiled", build_program("harts", n=40), harts=2, probes=options) as m:
@@ -309,7 +309,7 @@ def test_K13_two_harts_in_one_hooked_function(machine_on, options):
         m.kprobes.register_kretprobe(rp)
         result = m.run()
         assert (result.console, result.exit) == (plain.console, plain.exit)
-        assert len(calls) == rp.kp.hits == 80 and rp.nmissed == 0 and body.kp.hits == 2
+        assert len(calls) == rp.kp.hits == 80 and rp.nmissed == 0 and body.kp.hits == 2 and rp.maxactive == 10
         assert all(result == (x << 5 | x >> 27) & 0xFFFFFFFF ^ y for (x, y), result in calls)
         assert not m.kprobes.in_flight(rp) and not m.kprobes.in_flight(body)
 
