@@ -4,8 +4,8 @@ import errno
 
 import pytest
 
-from kprobes import Kprobe, KprobeError, KprobeFlag, Obstacle, Options, Phase, Region
-from tests.kprobes.fakecpu import CF, IF, OF, PF, SF, ZF
+from kprobes import HandlerError, Kprobe, KprobeError, KprobeFlag, Obstacle, Options, Phase, Region
+from tests.kprobes.fakecpu import CF, IF, OF, PF, SF, TF, ZF
 from tests.kprobes.fakemachine import DATA, FakeMachine
 
 DELAY = 400
@@ -574,3 +574,43 @@ def test_everything_that_was_written_is_taken_back():
     after = {page: data for page, data in m.snapshot().items() if page < DATA}
     assert all(after[page] == data for page, data in before.items())
     assert not any(any(m.read(page, 4096)) for page in set(m.allocated) - set(m.freed))
+
+
+def test_H20_somebody_steps_through_a_jump():
+    """The debugger stops inside the detour, as it would in the kernel; the program and the hit are what they are without it."""
+    m, p = optimized()
+    stops = []
+    m.guest_trap[1] = lambda m, trap: stops.append(trap.regs.ip)
+    m.start("f", 1, flags=IF | TF)
+    m.run()
+    assert m.cpu[0].regs.ax == 1006 and m.cpu[0].regs.flags & TF and p.hits == 1
+    assert m["end"] in stops and any(m.kprobes.is_kprobe_optinsn_slot(ip) for ip in stops)
+
+
+def test_H20_before_the_jump_is_there_a_step_is_a_step():
+    m = machine()
+    p = planted(m)
+    stops = []
+    m.guest_trap[1] = lambda m, trap: stops.append(trap.regs.ip)
+    m.start("f", 1, flags=IF | TF)
+    m.run()
+    assert m.cpu[0].regs.ax == 1006 and p.hits == 1 and m["at"] + 4 in stops
+    assert not any(m.kprobes.is_kprobe_optinsn_slot(ip) for ip in stops)
+
+
+def test_a_handler_that_raises():
+    """The instruction is executed with the registers as they were, and nothing of the hit is left."""
+    m = machine()
+
+    def pre(p, regs):
+        regs.ax = 0
+        raise RuntimeError("oops")
+
+    _, p = optimized(m, pre_handler=pre)
+    with pytest.raises(HandlerError, match="oops"):
+        m.call("f", 1)
+    assert m.kprobes.kprobe_running(0) is None and p.hits == 1
+    m.run()
+    assert m.cpu[0].regs.ax == 1006
+    p.pre_handler = None
+    assert m.call("f", 1) == 1006 and p.hits == 2
