@@ -183,9 +183,14 @@ class Optimizer:
             self._returns = {slot: end for slot, end in self._returns.items() if slot in dirty}
 
     def _write(self, sites: list[Site]) -> None:
-        if not sites:
+        pokes = [Poke(site.addr, jump(site.addr, site.jump.start)) for site in sites if site.jump is not None]
+        try:
+            if pokes:
+                self._poke.write(pokes)
+        except GuestMemoryError:  # some text is gone without a word; the breakpoints of the others do as well
+            for site in sites:
+                self.force(site)
             return
-        self._poke.write([Poke(site.addr, jump(site.addr, site.jump.start)) for site in sites if site.jump is not None])
         for site in sites:
             del self._queue[site]
             self._to(site, JumpState.WRITTEN)

@@ -555,6 +555,16 @@ def test_text_that_somebody_else_wrote_over_is_left_alone():
     assert m.read(m["at"], 6) == b"\x90" * 6 and m.kprobes.get_kprobe(m["at"]) is None
 
 
+def test_text_that_is_gone_when_the_jump_is_to_be_written():
+    m = machine()
+    p = planted(m)
+    page = m.memory.pages[m["at"] & -4096]
+    del m.memory.pages[m["at"] & -4096]
+    m.kprobes.wait_for_optimizer()
+    assert not flagged(p) and m.kprobes.deadline is None and bytes(page)
+    m.kprobes.unregister_kprobe(p)
+
+
 def test_without_the_option_nothing_is_optimised():
     m = FakeMachine(SOURCE, options=Options())
     p = planted(m)
