@@ -340,6 +340,8 @@ class Kprobes:
 
     def _optimize(self, on: bool) -> None:
         self._not_in_handler("the optimization switch")
+        if on and self.options.step == "inline":
+            raise KprobeError(errno.EINVAL, 'step is "inline", which uses no copies, so nothing can be optimised')
         self._registry.optimize(on)
 
     def _owns(self, addr: int) -> bool:

@@ -555,6 +555,12 @@ def test_text_that_somebody_else_wrote_over_is_left_alone():
     assert m.read(m["at"], 6) == b"\x90" * 6 and m.kprobes.get_kprobe(m["at"]) is None
 
 
+def test_stepping_in_place_cannot_be_optimised():
+    m = FakeMachine(SOURCE, options=Options(step="inline"))
+    with pytest.raises(KprobeError, match="uses no copies"):
+        m.kprobes.optimization = True
+
+
 def test_text_that_is_gone_when_the_jump_is_to_be_written():
     m = machine()
     p = planted(m)
