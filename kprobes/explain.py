@@ -31,6 +31,7 @@ class Way(StrEnum):
     EMULATED = "emulated"    # breakpoint; the runtime does what the instruction does
     INT3 = "int3"            # breakpoint, and a second one behind the copy
     TF = "tf"                # breakpoint, and the debug trap behind the copy
+    INLINE = "inline"        # breakpoint, taken out while the original is stepped: what not to do
 
     @property
     def about(self) -> str:
@@ -45,6 +46,7 @@ _ABOUT = {
     Way.EMULATED: "one trap, the instruction is emulated",
     Way.INT3: "two traps, an int3 behind the copy",
     Way.TF: "two traps, single step of the copy",
+    Way.INLINE: "two traps, single step in place, which other harts run through",
 }
 
 _POST = "a post_handler has to run when the instruction is done, and no trap tells of that"
@@ -131,8 +133,11 @@ class Explainer:
     def _chosen(self, way: Way) -> bool:
         """Whether the registry's options have this way at all."""
         options = self._options
-        has = {Way.FENTRY: True, Way.OPTIMIZED: options.optimize, Way.BOOSTED: options.boost, Way.TF: options.step == "tf"}
-        return has.get(way, options.step == "int3")
+        has = {
+            Way.FENTRY: True, Way.OPTIMIZED: options.optimize, Way.BOOSTED: options.boost,
+            Way.EMULATED: options.step == "int3",
+        }
+        return has.get(way, options.step == way)
 
     def _obstacle(self, way: Way, insn: Insn, place: Place, site: Site | None, post: bool) -> str | None:
         """Return why this way is not open to the instruction."""
@@ -141,7 +146,7 @@ class Explainer:
         match way:
             case Way.FENTRY:
                 return "it is not a function's nop for tracing"
-            case Way.TF:
+            case Way.TF | Way.INLINE:
                 return None
             case Way.INT3:
                 refused = refusal(insn)

@@ -21,9 +21,9 @@ from typing import NamedTuple
 from hw.bus import HIGH_BASE
 from hw.isa.facts import Vector
 from sim.engine import DesignError, StopReason
-from sim.events import Event, ProbePhase, Retire
+from sim.events import Event, ProbePhase
 from sim.machine import HandlerError, Kprobe, KprobePanic, Machine, Snapshot
-from sim.misses import in_place
+from sim.misses import misses
 from sim.outcome import Outcome, Range, dead_memory, differences, losses, outcome
 
 #: A new snapshot is taken after so many cycles of the window: it costs as much as running a thousand.
@@ -213,24 +213,25 @@ class Explorer:
         ignored: Sequence[Range],
         limit: int,
     ) -> list[str]:
-        began = len(machine.events) - first
+        began = len(machine.events)
         try:
             disturbance.apply(machine)
             machine.sync()
-            synced = len(machine.events) - first
+            synced = len(machine.events)
             mine = self._finish(machine, first, watched, limit)
         except (HandlerError, KprobePanic, DesignError) as error:
             return [str(error)]
-        events = [machine.events[i] for i in range(first, len(machine.events))]
-        problems = [*differences(machine, mine, wanted, ignored), *losses(machine, events)]
+        events = list(machine.events)
+        problems = [*differences(machine, mine, wanted, ignored), *losses(machine, events[first:])]
         place = disturbance.arms or disturbance.disarms
         moved = address_of(machine, place) if place else None
         for address in sorted(watched):
-            armed = events[synced:] if address == moved and disturbance.arms else events
-            removed: list[Event] = []
-            if address == moved and disturbance.disarms:
-                armed, removed = events[:began], events[synced:]  # between the two, either is right
-            problems += _missed(machine, armed, removed, address, watched[address])
+            start, end = first, len(events)
+            if address == moved:  # from its beginning until all harts have synced, either is right
+                start, end = (synced, end) if disturbance.arms else (first, began)
+                removed = events[synced:] if disturbance.disarms else []
+                problems += _stray(machine, removed, address)
+            problems += _missed(machine, events[:end], address, watched[address], start)
         return problems
 
     def _finish(self, machine: Machine, first: int, watched: dict[int, int], limit: int | None = None) -> Outcome:
@@ -269,18 +270,20 @@ def advance(machine: Machine, cycle: int) -> None:
             raise ValueError(f"the run ends before cycle {cycle}, in cycle {machine.cycle} ({reason}): no window there")
 
 
-def _missed(
-    machine: Machine, armed: Iterable[Event], removed: Iterable[Event], address: int, opcode: int
-) -> Iterator[str]:
-    """Executions of a probed instruction in place while its probe was armed, and hits when it was removed."""
-    where = machine.symbols.describe(address)
+def _missed(machine: Machine, events: Iterable[Event], address: int, opcode: int, start: int) -> Iterator[str]:
+    """Executions of a probed instruction in place while its probe was armed."""
     ran: dict[int | None, list[int]] = {}
-    for event in armed:
-        if isinstance(event, Retire) and in_place(event, address, opcode):
-            ran.setdefault(event.hart, []).append(event.cycle)
+    for missed in misses(events, address, opcode, start):
+        ran.setdefault(missed.hart, []).append(missed.cycle)
+    where = machine.symbols.describe(address)
     for hart, cycles in sorted(ran.items(), key=str):
         more = f", {len(cycles)} times to cycle {cycles[-1]}" if len(cycles) > 1 else ""
         yield f"hart {hart} ran {where} in cycle {cycles[0]}{more}, and the probe there missed it"
-    for event in removed:
+
+
+def _stray(machine: Machine, events: Iterable[Event], address: int) -> Iterator[str]:
+    """Hits of a probe that was removed."""
+    for event in events:
         if isinstance(event, ProbePhase) and (event.phase, event.address) == ("hit", address):
+            where = machine.symbols.describe(address)
             yield f"hart {event.hart} hit the probe on {where} in cycle {event.cycle}, after it was removed"

@@ -30,23 +30,24 @@ class Missed:
         return f"hart {self.hart} in cycle {self.cycle}{why}"
 
 
-def misses(events: Iterable[Event], address: int, opcode: int) -> Iterator[Missed]:
+def misses(events: Iterable[Event], address: int, opcode: int, start: int = 0) -> Iterator[Missed]:
     """Yield what a probe that is armed all the time has missed. `events`: with Retire events of its address.
 
     `opcode`: the first byte of the instruction, which is not that of a jump or call in its place (`Kprobe.opcode`).
+    `start`: events before this one are looked at for hits only.
 
     The step of the original in its place (``Options(step="inline")``) belongs to the hit of its own hart.
     """
     inside: dict[int | None, None] = {}
     last: tuple[int | None, ...] = ()
-    for event in events:
+    for number, event in enumerate(events):
         if isinstance(event, ProbePhase) and event.address == address:
             if event.phase == "hit":
                 inside[event.hart] = None
             elif event.phase == "resume":
                 inside.pop(event.hart, None)
                 last = (event.hart,)
-        elif isinstance(event, Retire) and in_place(event, address, opcode) and event.hart not in inside:
+        elif number >= start and isinstance(event, Retire) and in_place(event, address, opcode) and event.hart not in inside:
             yield Missed(event.hart, event.cycle, address, tuple(inside) or last, not inside)
 
 

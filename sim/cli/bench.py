@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sim.cli import common, size
+from sim.cli import common, size, smpbench
 from sim.cli.common import FINDING, OK, UserError, note
 from sim.cli.engines import engines
 from sim.cli.hitcost import COUNTS, KINDS, HitError, hit_cycles, registration
@@ -81,10 +81,12 @@ def measure(engine: str, quick: bool) -> dict[str, Any]:
     for each in (name, *others):
         with common.progress(f"speed of {each}"):
             figures[each] = round(rate(each, quick))
+    with common.progress("several harts"):
+        harts = smpbench.measure(name) if fast and not quick else {}
     return {
         "commit": _commit(), "date": datetime.now(UTC).isoformat(timespec="seconds"), "engine": name, "quick": quick,
         "machine": f"{platform.machine()}, {os.cpu_count()} cpus, Python {platform.python_version()}",
-        "figures": figures, "workloads": workloads, "hits": hits, "registration": registered,
+        "figures": figures, "workloads": workloads, "hits": hits, "registration": registered, "harts": harts,
     }  # fmt: skip
 
 
@@ -125,6 +127,8 @@ def _show(result: dict[str, Any]) -> None:
             table.add_row(about, *map(number, (value, figure.bar, figure.aim)), verdict)
     console.print(table)
     _show_probes(result)
+    if result["harts"]:
+        smpbench.show(result["harts"])
     print(f"engine {result['engine']}; {result['machine']}; commit {result['commit'] or 'unknown'}")
 
 

@@ -80,10 +80,12 @@ def _show(told: Any, costs: dict[str, float]) -> None:
 def _show_ways(told: Any, costs: dict[str, float]) -> None:
     table = common.table("way", *(["cycles"] if costs else []), "", left=("way", ""))
     for verdict in told.verdicts:
+        if verdict.way == "inline" != told.way:
+            continue  # nobody should want it
         mark = " <-" if verdict.way == told.way else ""
         option = "" if verdict.way == told.way else f" ({_OPTIONS.get(verdict.way)})"
         about = f"not: {verdict.obstacle}" if verdict.obstacle else f"{verdict.way.about}{option}"
-        cost = "" if verdict.obstacle else f"{costs.get(verdict.way, 0):.0f}"
+        cost = "" if verdict.obstacle or verdict.way not in costs else f"{costs[verdict.way]:.0f}"
         table.add_row(f"{verdict.way}{mark}", *([cost] if costs else []), about)
     print()
     common.console().print(table)

@@ -19,7 +19,7 @@ from hw.config import Config
 from sim import explore, guestbuild
 from sim.cli import common
 from sim.cli.common import FINDING, OK, OUT, UserError
-from sim.cli.probing import Probing, place
+from sim.cli.probing import Probing, add_options, options, place
 from sim.elf import load_elf
 from sim.engine import Recording, open_engine
 from sim.explore import Disturbance, Exploration, Explorer
@@ -59,6 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--most", type=int, default=10, metavar="N", help="stop after N findings; default 10")
     common.add_engine(parser)
     common.add_harts(parser)
+    add_options(parser)
     parser.add_argument(
         "--max-cycles", type=common.cycles, default=10_000_000, metavar="N", help="of a run; default 10M"
     )
@@ -112,7 +113,7 @@ def _maker(arguments: argparse.Namespace, engine: Any) -> Callable[[], Machine]:
     probing = Probing([place(p) for p in arguments.probe], script=arguments.script)
 
     def make() -> Machine:
-        machine = Machine(image, engine=engine, record=Recording.ALL)
+        machine = Machine(image, engine=engine, record=Recording.ALL, probes=options(arguments))
         probing.plant(machine)
         return machine
 
@@ -165,9 +166,11 @@ def command(cycle: int, name: str, arguments: argparse.Namespace) -> str:
     words = [str(arguments.elf)]
     for option in ("probe", "ignore"):
         words += [word for value in getattr(arguments, option) for word in (f"--{option}", value)]
-    for option, usual in (("script", None), ("until", None), ("engine", "auto"), ("harts", 1), ("ram", 16 << 20)):
+    usually = {"script": None, "until": None, "engine": "auto", "harts": 1, "ram": 16 << 20, "step": "tf"}
+    for option, usual in usually.items():
         value = getattr(arguments, option)
         words += [] if value == usual else [f"--{option}", str(value)]
+    words += [f"--{option}" for option in ("boost", "optimize") if getattr(arguments, option)]
     wave = OUT / "explore" / f"{re.sub('[^a-z0-9]+', '-', name)}-{cycle}.vcd"
     words += ["--event", name, "--only", str(cycle), "--wave", str(wave)]
     return f"{common.program()} explore {shlex.join(words)}"

@@ -42,7 +42,7 @@ endf far_jump
 """
 EVERYTHING = Options(step="int3", boost=True, optimize=True)
 OPTIONS = {
-    "tf": Options(), "int3": Options(step="int3"), "tf-boost": Options(boost=True),
+    "tf": Options(), "inline": Options(step="inline"), "int3": Options(step="int3"), "tf-boost": Options(boost=True),
     "int3-boost": Options(step="int3", boost=True), "all": EVERYTHING,
 }
 PLACES = [("f", o) for o in (0, 3, 7, 9, 10, 11, 14, 16, 17, 22)]
@@ -97,7 +97,7 @@ def test_a_refusal_is_the_one_of_registration(name, offset):
 def test_what_the_other_way_of_stepping_could_probe():
     told = machine(EVERYTHING).kprobes.explain("far_jump")
     assert told.refusal is not None and told.refusal.rule == "emulation"
-    assert {v.way for v in told.verdicts if v.obstacle is None} == {Way.TF}
+    assert {v.way for v in told.verdicts if v.obstacle is None} == {Way.TF, Way.INLINE}
 
 
 def test_reasons():

@@ -93,3 +93,19 @@ def test_the_command_reports_what_was_missed(capsys):
     assert main([*words, "--step", "inline"]) == 1
     out = capsys.readouterr().out
     assert "the probe on work missed" in out and "of 120 executions" in out and "was inside a hit" in out
+
+
+def test_bench_of_harts(monkeypatch, capsys, engine_pool):
+    """Each figure is there; arming is seen by all harts after some cycles, with several harts only."""
+    from sim.cli import smpbench
+
+    engine_pool.borrow("compiled", harts=2)  # skips where there is none
+    monkeypatch.setattr(smpbench, "HARTS", (1, 2))
+    monkeypatch.setattr(smpbench, "CALLS", 200)
+    monkeypatch.setattr(smpbench, "ARMINGS", 5)
+    figures = smpbench.measure()
+    for row in figures.values():
+        assert min(row[name] for name in ("cycles", "instructions", "arm", "disarm")) > 0
+    assert 0 < max(figures["2"]["arm_cycles"], figures["2"]["disarm_cycles"]) < 60
+    smpbench.show(figures)
+    assert len(capsys.readouterr().out.strip().splitlines()) == 4

@@ -6,6 +6,7 @@ from kprobes import Kprobe, Options, Region
 from sim.engine import Recording
 from sim.explore import Disturbance, arm, disarm, explore
 from sim.guestbuild import build_program
+from sim.guestport import GuestPort
 from sim.machine import Machine
 
 #: Both harts are in their loops, which takes 14 cycles a turn without a probe and 60 with a jump.
@@ -18,13 +19,13 @@ DELAY = 40
 def two_harts(engine_pool):
     """Makes the factory of machines on two harts: with a jump in place, with one that is queued, or without a probe."""
 
-    def factory(probed=False, written=False):
+    def factory(probed=False, written=False, delay=DELAY):
         elf = build_program("harts", n=60)
         engine = engine_pool.borrow("compiled", harts=2)
 
         def make():
             machine = Machine(
-                elf, engine=engine, record=Recording.ALL, probes=Options(optimize=True, optimize_delay=DELAY))
+                elf, engine=engine, record=Recording.ALL, probes=Options(optimize=True, optimize_delay=delay))
             if probed:
                 machine.kprobes.register_kprobe(Kprobe(symbol_name="work"))
             if written:
@@ -90,3 +91,33 @@ def test_the_region_has_more_than_one_instruction(two_harts):
     p, = machine.kprobes.registered
     region = machine.kprobes.region_of(p)
     assert isinstance(region, Region) and len(region.insns) > 1
+
+
+@pytest.mark.parametrize("cycles", [1, 2, 5, 9, 17, 33])
+def test_P24_P25_harts_run_between_the_steps_of_writing_and_removing(two_harts, monkeypatch, cycles):
+    """Nothing is torn, and nobody passes unseen: old with a breakpoint, the breakpoint as a jump, the jump, and back."""
+    plain = two_harts()()
+    wanted = plain.run().console
+    calls = 2 * 60
+    passed = set()
+    for start in (700, 713, 727):
+        machine = two_harts(True, delay=1 << 40)()
+        (p,), work = machine.kprobes.registered, machine.symbols.lookup("work")
+        machine.run(start)
+        sync = GuestPort.sync_cores
+
+        def between(port, machine=machine, sync=sync, work=work):
+            sync(port)
+            passed.add(bytes([machine.mem.read(work, 1)[0]]))
+            machine.run(cycles)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(GuestPort, "sync_cores", between)
+            while machine.mem.read(work, 1) != b"\xe9":
+                machine.run(3)
+                machine.kprobes.wait_for_optimizer()
+            machine.run(100)
+            machine.kprobes.optimization = False
+            assert machine.mem.read(work, 1) == b"\xcc"
+        assert machine.run().console == wanted and p.hits == calls
+    assert passed == {b"\xcc", b"\xe9"}

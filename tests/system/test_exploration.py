@@ -61,6 +61,13 @@ def test_interrupt_and_nmi_in_every_cycle_of_a_hit(guest, kind):
         assert (found.runs, found.note) == (len(window), "")
 
 
+@pytest.mark.parametrize("options", (["--step", "int3"], ["--boost"], ["--optimize"], ["--step", "inline"]), ids=" ".join)
+def test_every_way_of_execution(capsys, options):
+    """The same by the command, for the other ways in which a probed instruction is executed."""
+    code, out, _ = run(capsys, *options)
+    assert code == 0 and len(re.findall(r"(?:irq:32|nmi)@0 .* 0 *$", out, re.MULTILINE)) == 2
+
+
 def test_arming_and_disarming_in_every_cycle(guest):
     for make, disturbance in ((guest(n=8), arm("k_load")), (guest("k_load", n=4), disarm("k_load"))):
         found = explore(make, disturbance, range(100, 610))
