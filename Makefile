@@ -32,7 +32,7 @@ test: $(READY) ## all tests
 check: $(READY) ## lint, types, layers and quick tests, in under a minute
 	$(BIN)/ruff check --quiet .
 	$(BIN)/pyright
-	$(PY) -m pytest -q -m "not slow" -n $${JOBS:-2} $(QUICK) $(ARGS)
+	$(PY) -m pytest -q -m "not slow" --hardware none -n $${JOBS:-2} $(QUICK) $(ARGS)
 
 bench: $(READY) ## measure cycles per instruction, of traps, and per second
 	@$(PY) -m sim bench $(ARGS)

@@ -44,7 +44,8 @@ _SHORT = ("pysim", "compiled")
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("hardware")
     group.addoption("--engine", default="auto", help=f"auto, all, or one of {', '.join(ENGINES)} (default: auto)")
-    group.addoption("--hardware", default="some", choices=("some", "all"), help="how many of tests/kprobes run there, too")
+    group.addoption("--hardware", default="some", choices=("none", "some", "all"),
+                    help="how many of tests/kprobes run there, too (default: some)")
     group.addoption("--seed", type=int, default=1, help="seed of the tests that draw random numbers (default: 1)")
     group.addoption("--every-probe", action="store_true", help="probe every instruction one at a time, too, not a sample of them")
 

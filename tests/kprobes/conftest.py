@@ -82,6 +82,8 @@ def where(request, monkeypatch):
         only = request.node.get_closest_marker("fake_only")
         if only:
             pytest.skip(f"on the fake machine only: {only.args[0]}")
+        if request.config.getoption("--hardware") == "none":
+            pytest.skip("--hardware none")
         engines = request.getfixturevalue("_hardware")
         sample = ON_PYSIM if engines.name == "pysim" else 1 if request.config.getoption("--hardware") == "all" else SOME
         if zlib.crc32(request.node.name.encode()) % sample:

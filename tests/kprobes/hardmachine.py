@@ -408,8 +408,10 @@ class HardMachine(FakeMachine):
         assert ended.reason not in (StopReason.SHUTDOWN, StopReason.EXIT), ended.why
 
     def _in_entry(self, cpu):
-        start, end = self._entry_text
-        return start <= self.cpu[cpu].regs.ip < end or not self.machine.harts[cpu].state.boundary
+        """Whether a hart is in entry stubs or in code of the machine's own."""
+        ip, (first, last) = self.cpu[cpu].regs.ip, self.machine.port.code
+        own = [(alias + first, alias + last) for alias in (0, HIGH_BASE)]
+        return any(start <= ip < end for start, end in (self._entry_text, *own)) or not self.machine.harts[cpu].state.boundary
 
     def _out(self, cpu):
         """Let the hart leave entry code, and raise what a handler has raised."""

@@ -292,9 +292,7 @@ def test_J06_int3_in_the_handler(m):
     assert m.cpu[0].regs.ip == HOME and m.cpu[0].regs.ax == 5
 
 
-@pytest.mark.parametrize("mirror", [
-    pytest.param("m_pops", marks=pytest.mark.fake_only("the frame of the last trap lies where the return address was")),
-    "m_other_stack"])
+@pytest.mark.parametrize("mirror", ["m_pops", "m_other_stack"])
 def test_J07_wrong_stack_at_jprobe_return(m, mirror):
     def stack_end(cpu, sp):
         return STACK if sp > DATA + 4096 else DATA + 4096
@@ -314,7 +312,6 @@ def test_J07_wrong_stack_at_jprobe_return(m, mirror):
     assert m.cpu[0].regs.ax == 5
 
 
-@pytest.mark.fake_only("on the hardware the frame of the last trap lies where the return address was, and the guest cannot go on")
 def test_J08_handler_that_returns(m):
     jp = plant(m, "framed", "m_returns")
     regs = m.start("framed", 5)

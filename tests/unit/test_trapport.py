@@ -86,6 +86,21 @@ def test_a_handler_calls_a_function(guest, role):
     assert machine.mem.read(machine.symbols.lookup("seen"), 8)[0] == 3
 
 
+def test_every_engine_gives_the_same_events(machine_on, engine_name):
+    if engine_name != "compiled":
+        pytest.skip("compared once")
+    digests = set()
+    for name in ("pysim", "compiled"):
+        with machine_on(name, build_text(SOURCE), latency=2, wait_seed=4) as machine:
+            handler = lambda p, regs, *rest: regs.call("outer", 3) and None  # noqa: E731
+            probe = Kprobe(symbol_name="work", pre_handler=handler, post_handler=handler)
+            machine.kprobes.register_kprobe(probe)
+            machine.kprobes.register_kprobe(Kprobe(symbol_name="inner"))
+            machine.run(100_000)
+            digests.add((machine.events.digest(), machine.cycle, len(machine.events.of(GuestCall))))
+    assert len(digests) == 1 and digests.pop()[2] == 6
+
+
 def test_a_probe_inside_the_function_is_missed(guest):
     expected = plain(guest)
     machine = guest(lambda call, regs: None if call("outer", 4) == 10 else 1 / 0)
