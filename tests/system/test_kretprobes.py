@@ -250,9 +250,13 @@ def test_K12_every_function_hooked(engine_name, name):
     assert states[0] == states[1]
 
 
-@pytest.mark.parametrize("options", [
-    Options(), pytest.param(Options(step="int3", boost=True), marks=pytest.mark.slow)], ids=repr)
-def test_K21_interrupt_and_nmi_in_every_cycle_from_entry_to_return(machine_on, options):
+#: Each how many cycles of a window something comes: all of them takes its time.
+STEPS = [7, pytest.param(1, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("options", [Options(), Options(step="int3", boost=True)], ids=["tf", "int3-boost"])
+def test_K21_interrupt_and_nmi_in_every_cycle_from_entry_to_return(machine_on, options, step):
     """Two hooked functions, one inside the other: nothing but time may change, and all returns are seen."""
     def make():
         m = machine_on("compiled", build_program("disturbed", n=2), record=Recording.ALL, probes=options)
@@ -265,14 +269,15 @@ def test_K21_interrupt_and_nmi_in_every_cycle_from_entry_to_return(machine_on, o
     explorer = Explorer(make)
     phases = [e for e in explorer.undisturbed().events if isinstance(e, ProbePhase) and e.phase in ("hit", "return")]
     assert [e.phase for e in phases] == ["hit", "hit", "return", "return"] * 2
-    window = range(phases[0].cycle - 60, phases[3].cycle + 40)
+    window = range(phases[0].cycle - 60, phases[3].cycle + 40, step)
     for disturbance in (irq(), nmi()):
         found = explorer.explore(disturbance, window)
         assert not found.findings, found.findings[0]
         assert found.runs == len(window)
 
 
-def test_K24_interrupt_and_nmi_in_every_cycle_from_an_optimised_entry_to_the_return(machine_on):
+@pytest.mark.parametrize("step", STEPS)
+def test_K24_interrupt_and_nmi_in_every_cycle_from_an_optimised_entry_to_the_return(machine_on, step):
     """The detour's code and the trampoline's may be interrupted anywhere."""
     with machine_on("compiled", build_program("disturbed", n=2), probes=Options(optimize=True)) as m:
         log = []
@@ -285,7 +290,7 @@ def test_K24_interrupt_and_nmi_in_every_cycle_from_an_optimised_entry_to_the_ret
         wanted, returns = m.run(), list(log)
         phases = [e for e in m.events.of(ProbePhase) if e.phase in ("detour", "return")]
         assert [e.phase for e in phases] == ["detour", "detour", "return", "return"] * 2 and len(returns) == 4
-        window = range(phases[0].cycle - 40, phases[3].cycle + 60)
+        window = range(phases[0].cycle - 40, phases[3].cycle + 60, step)
         for disturbance in (irq(), nmi()):
             for cycle in window:
                 m.restore(base)
