@@ -354,6 +354,10 @@ class FakeMachine:
             self.step(cpu)
         raise StillRunning(f"still running at {self.cpu[cpu].regs.ip:#x} after {limit} instructions")
 
+    def irq(self, handler):
+        """Request an interrupt, which comes as soon as IF allows it."""
+        self.injections.append((lambda core: True, "irq", handler))
+
     def step(self, cpu=0):
         """Interrupts, then one instruction, then its traps."""
         core = self.cpu[cpu]

@@ -378,6 +378,11 @@ class HardMachine(FakeMachine):
             if self.cpu[0].regs.ip != HOME:
                 raise StillRunning(f"still running at {self.cpu[0].regs.ip:#x} after {CYCLES * limit} cycles")
 
+    def irq(self, handler):
+        """Request an interrupt, which comes as soon as IF allows it."""
+        self._gate(IRQ, handler)
+        self.machine.harts[0].irq(IRQ)
+
     def step(self, cpu=0):
         """Interrupts, then one instruction, then its traps."""
         core = self.cpu[cpu]
