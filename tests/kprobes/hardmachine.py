@@ -13,6 +13,7 @@ from hw.isa.facts import VECTORS
 from kprobes import GuestMemoryError, HandlerError, Kprobes, PtRegs
 from kprobes.ptregs import FIELDS
 from sim.engine import Recording, StopOn, StopReason
+from sim.events import Trap
 from sim.guestport import GuestPort
 from sim.machine import Machine
 from sim.memory import GuestMemory
@@ -276,6 +277,9 @@ class Guest(GuestPort):
     def fentry(self, addr):
         return self._owner.fentry(addr)
 
+    def call(self, cpu, addr, args):
+        return self._owner.call(addr, *args, cpu=cpu)
+
     def alloc_text_page(self, near):
         return self._owner.alloc_text_page(near)
 
@@ -363,8 +367,27 @@ class HardMachine(FakeMachine):
     def call(self, addr, *args, cpu=0, flags=IF, limit=10000):
         """Call a guest function and return rax; from inside a handler, on the stack below the trap."""
         if self.depth:
-            return self.machine.port.call(cpu, self[addr] if isinstance(addr, str) else addr, args)
+            return self._call_inside(cpu, self[addr] if isinstance(addr, str) else addr, args)
         return super().call(addr, *args, cpu=cpu, flags=flags, limit=limit)
+
+    def _call_inside(self, cpu, addr, args):
+        """Nobody steps the hart here: an interrupt that waits to be injected is requested once the hart has left the store
+        that it stands in, and comes as IF lets it."""
+        hart, machine = self.machine.harts[cpu], self.machine
+        waiting = [injection for injection in self.injections if injection[1] == "irq"]
+        before, send = len(machine.events), machine.port._send
+        if waiting:
+            self._gate(IRQ, waiting[0][2])
+            machine.port._send = lambda *where: (send(*where), hart.irq(IRQ))
+        try:
+            return machine.port.call(cpu, addr, args)
+        finally:
+            if waiting:
+                machine.port._send = send
+                hart.irq(None)
+                taken = (machine.events[i] for i in range(before, len(machine.events)))
+                if any(isinstance(event, Trap) and event.vector == IRQ for event in taken):
+                    self.injections.remove(waiting[0])
 
     def run(self, cpu=0, limit=10000, until=None):
         """Run until the function returned HOME, or ``until(regs)``: at once, unless each instruction has to be looked at."""

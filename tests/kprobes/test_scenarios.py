@@ -137,24 +137,6 @@ def test_F06_a_handler_that_expects_its_fault():
     assert m.call("f", 1) == 2 and len(got) == 1 and p.nmissed == 0
 
 
-@pytest.mark.parametrize(("scenario", "offset", "options"), [
-    ("N05", 0, Options(boost=True)), ("N05", 0, Options(step="int3", boost=True)), ("N06", 1, Options(step="int3")),
-])  # fmt: skip
-def test_an_inner_hit_that_takes_no_step(scenario, offset, options):
-    """The outer hit is what it was right after the inner instruction: nothing is left to be restored."""
-    m, seen = FakeMachine(SOURCE, options=options), []
-
-    def handler(p, regs):
-        seen.append((regs.call("g", 4), m.kprobes.kprobe_running(0) is p))
-
-    outer = planted(m, symbol_name="f", pre_handler=handler)
-    inner = planted(m, symbol_name="g", offset=offset, pre_handler=lambda p, regs: 1 / 0)
-    assert m.call("f", 7) == 8
-    assert seen == [(8, True)] and (outer.hits, inner.nmissed) == (1, 1)
-    inside = [vector for vector, ip in m.traps if m["g"] < ip <= m["g"] + 8]
-    assert inside == [3], "one trap, and no step"
-
-
 def test_A14_text_that_is_no_switch():
     m = FakeMachine(SOURCE)
     with pytest.raises(KprobeError) as error:
