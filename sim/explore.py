@@ -118,7 +118,7 @@ class Explorer:
 
     `make` returns a machine, always the same, with its standing probes; it is closed here. `until` ends a run, as for
     `Machine.run`. `ignore`: symbols, or ranges of physical addresses, whose memory may differ; what is dead at the end, and
-    the runtime's slots, may always.
+    the runtime's slots, may always. `vectors`: of interrupts that may come any number of times, as those that make harts sync.
     """
 
     def __init__(
@@ -128,7 +128,9 @@ class Explorer:
         until: str | int | None = None,
         ignore: Iterable[str | Range] = (),
         max_cycles: int = 10_000_000,
+        vectors: Iterable[int] = (),
     ):
+        self._vectors = frozenset(vectors)
         self._make, self._until, self._ignore, self._max_cycles = make, until, tuple(ignore), max_cycles
 
     def explore(
@@ -237,7 +239,10 @@ class Explorer:
     def _finish(self, machine: Machine, first: int, watched: dict[int, int], limit: int | None = None) -> Outcome:
         result = machine.run(self._max_cycles if limit is None else limit, self._until)
         events = (machine.events[i] for i in range(first, len(machine.events)))
-        return outcome(machine, result.reason, events, watched)
+        found = outcome(machine, result.reason, events, watched)
+        for key in [key for key in found.traps if key[1] in self._vectors]:
+            del found.traps[key]
+        return found
 
     def _ranges(self, machine: Machine, disturbance: Disturbance) -> Iterator[Range]:
         yield from dead_memory(machine)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hw.bus import HIGH_BASE
 from hw.config import Config
+from hw.isa.facts import DebugReg, RFlag
 from kprobes import (
     Door,
     HandlerError,
@@ -27,7 +28,7 @@ from kprobes.tracing import ProbeEvents
 from sim.deliveries import Deliveries, Returns, shutdown_text
 from sim.elf import Image, SymbolTable, load_elf
 from sim.engine import NEVER, Engine, Recording, SocFactory, Stop, StopOn, StopReason, default_soc, open_engine
-from sim.events import Event, EventLog, Lost, ProbePhase, Shutdown, Trap, TrapPortCall, from_records
+from sim.events import Event, EventLog, Iret, Lost, ProbePhase, Shutdown, Trap, TrapPortCall, from_records
 from sim.guestport import GuestPort
 from sim.harts import HartView
 from sim.memento import Memento
@@ -143,6 +144,10 @@ class Machine:
         self.text: list[tuple[int, int]] = []
         self._ended: Stop | None = None
         self._worked = -1
+        #: How harts serialise after a change of text. None: each fetches again through the debug port. A vector: it goes to
+        #: hart 0, whose handler makes all harts serialise as a kernel does, by IPIs; the iretq of each ends the wait for it.
+        self.sync_vector: int | None = None
+        self._asked = False
         ram_bytes = config.ram_bytes
         area = max(ram_bytes - STACK_BYTES - SLOT_PAGES * PAGE, ram_bytes // 2) & -PAGE
         own, *free = range(area, min(area + SLOT_PAGES * PAGE, ram_bytes - PAGE), PAGE)
@@ -167,6 +172,7 @@ class Machine:
     def fetch_anew(self) -> None:
         """Let every hart fetch its code again before it runs on: memory has changed under way."""
         self._stale.update(range(len(self.harts)))
+        self._asked = False
 
     def fetches(self, hart: int) -> None:
         """Take note that a hart will fetch its code again without help."""
@@ -346,6 +352,13 @@ class Machine:
         """Put an event into the log."""
         self.events.append(event)
         self.returns.follow(event)
+        if self._asked and isinstance(event, Iret) and event.hart is not None:
+            self._stale.discard(event.hart)
+
+    def _sleeps_on(self, hart: int) -> bool:
+        """Whether no interrupt wakes a hart: whatever does will make it fetch everything anew."""
+        asleep = self.engine.state(hart).halted
+        return asleep and not self.engine.read_reg(hart, DebugReg.RFLAGS) >> RFlag.IF & 1
 
     def _retired(self, stop: StopOn) -> int:
         return sum(hart.retired for hart in self.harts if stop.hart in (None, hart.number))
@@ -368,15 +381,18 @@ class Machine:
 
         One that waits in a TrapPort store of an entry stub does so anyway.
         """
+        if self.sync_vector is not None and self._stale and not self._asked:
+            self.harts[0].irq(self.sync_vector)
+            self._asked = True
         waiting = False
         for hart in sorted(self._stale):
             state = self.engine.state(hart)
             if self.port.waits(hart):
                 if self.port.leaves_by_iretq(hart):
                     self._stale.discard(hart)
-            elif state.shutdown:
+            elif state.shutdown or (self.sync_vector is not None and self._sleeps_on(hart)):
                 self._stale.discard(hart)
-            elif state.boundary and not state.trap_request:
+            elif state.boundary and not state.trap_request and self.sync_vector is None:
                 self.engine.refetch(hart)
                 self._stale.discard(hart)
             else:

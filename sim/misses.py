@@ -47,7 +47,12 @@ def misses(events: Iterable[Event], address: int, opcode: int, start: int = 0) -
             elif event.phase == "resume":
                 inside.pop(event.hart, None)
                 last = (event.hart,)
-        elif number >= start and isinstance(event, Retire) and in_place(event, address, opcode) and event.hart not in inside:
+        elif (
+            number >= start
+            and isinstance(event, Retire)
+            and in_place(event, address, opcode)
+            and event.hart not in inside
+        ):
             yield Missed(event.hart, event.cycle, address, tuple(inside) or last, not inside)
 
 

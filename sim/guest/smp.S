@@ -20,7 +20,7 @@ hart_start:
 	ltr	%ax
 	xor	%ebp, %ebp
 	call	hart_main
-1:	cli
+1:	sti				/* for IPIs */
 	hlt
 	jmp	1b
 	.size	hart_start, . - hart_start

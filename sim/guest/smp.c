@@ -61,6 +61,26 @@ static void send(unsigned hart, uint32_t command)
 	apic_write(APIC_ICR_LOW, command);
 }
 
+volatile unsigned long sync_count;
+static volatile unsigned synced;
+
+static void sync_others(struct pt_regs *regs, unsigned long vector)
+{
+	(void)regs, (void)vector;
+	synced = 0;
+	sync_count++;
+	apic_write(APIC_ICR_LOW, SYNC_IPI | 3 << 18); /* all but this one */
+	while (synced < wanted)
+		__asm__ volatile("pause");
+}
+
+static void sync_this(struct pt_regs *regs, unsigned long vector)
+{
+	(void)regs, (void)vector;
+	apic_write(APIC_EOI, 0);
+	__atomic_add_fetch(&synced, 1, __ATOMIC_SEQ_CST);
+}
+
 void send_ipi(unsigned hart, unsigned vector) { send(hart, vector); }
 
 void start_harts(unsigned count, void (*entry)(unsigned hart))
@@ -73,6 +93,8 @@ void start_harts(unsigned count, void (*entry)(unsigned hart))
 		code[2 + i] = (uint8_t)(target >> 8 * i);
 	code[10] = 0xff, code[11] = 0xe0; /* jmp *%rax */
 	hart_entry = entry;
+	set_trap_handler(SYNC_VECTOR, sync_others);
+	set_trap_handler(SYNC_IPI, sync_this);
 	wanted = count - 1;
 	apic_write(APIC_SPURIOUS, 0x1ff);
 	for (unsigned hart = 1; hart < count; hart++) {

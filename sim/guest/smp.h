@@ -20,6 +20,11 @@ void start_harts(unsigned count, void (*entry)(unsigned hart));
 /* Wait until the other harts' entry has returned. */
 void join_harts(void);
 
+/* Interrupts that make every hart serialise: the first, to hart 0 from outside (Machine.sync_vector), sends the second to the
+ * others and waits until all have come. Harts that wait for each other must do so with interrupts on. */
+enum { SYNC_VECTOR = 46, SYNC_IPI = 47 };
+extern volatile unsigned long sync_count;
+
 /* Send a fixed interrupt to another hart. Its handler ends with apic_write(APIC_EOI, 0). */
 void send_ipi(unsigned hart, unsigned vector);
 

@@ -16,6 +16,7 @@ static void body(unsigned hart)
 {
 	uint32_t sum = hart + 1, seed = 2004 + hart;
 
+	sti();
 	for (unsigned i = 0; i < N; i++) {
 		sum = work(sum, i);
 		for (unsigned wait = next_random(&seed) % 16; wait; wait--)

@@ -11,7 +11,12 @@ from sim.machine import Machine
 from sim.misses import misses
 
 #: Harts and calls of each; the long ones make 10 000 hits.
-CASES = [(2, 150), (4, 60), pytest.param(2, 5000, marks=pytest.mark.slow), pytest.param(4, 2500, marks=pytest.mark.slow)]
+CASES = [
+    (2, 150),
+    (4, 60),
+    pytest.param(2, 5000, marks=pytest.mark.slow),
+    pytest.param(4, 2500, marks=pytest.mark.slow),
+]
 
 
 def run(engine, harts, calls, step=None):
