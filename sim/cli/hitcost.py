@@ -151,8 +151,8 @@ def _loop(engine: Engine, options: Options, plant: Callable[[Machine], None]) ->
 
 
 def registration(engine: Engine) -> dict[str, dict[str, float]]:
-    """Return, by the number of probes: microseconds to register one and to unregister one, and the runtime's time for a hit
-    with so many registered."""
+    """Return, by the number of probes: microseconds of the processor that registering and unregistering one take, and that
+    the runtime takes for a hit with so many registered."""
     image = load_elf(build_text(_many(max(COUNTS)), name="registration", suffix=".S"))
     found: dict[str, dict[str, float]] = {}
     for count in COUNTS:
@@ -160,15 +160,15 @@ def registration(engine: Engine) -> dict[str, dict[str, float]]:
             start = image.symbols.lookup("many0")
             assert start is not None
             probes = [Kprobe(addr=start + i, pre_handler=_pre) for i in range(count)]
-            began = time.perf_counter()
+            began = time.process_time()
             for probe in probes:
                 machine.kprobes.register_kprobe(probe)
-            registered = time.perf_counter()
+            registered = time.process_time()
             hit = _hit_seconds(machine)
-            ran = time.perf_counter()
+            ran = time.process_time()
             for probe in probes:
                 machine.kprobes.unregister_kprobe(probe)
-            unregistered = time.perf_counter()
+            unregistered = time.process_time()
         found[str(count)] = {
             name: round(seconds * 1e6, 1) for name, seconds in
             (("register", (registered - began) / count), ("unregister", (unregistered - ran) / count), ("hit", hit))
@@ -181,11 +181,11 @@ def _hit_seconds(machine: Machine) -> float:
     handle, spent = machine.kprobes.on_trap, list[float]()
 
     def timed(trap: object) -> bool:
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             return handle(trap)  # type: ignore[arg-type]
         finally:
-            spent.append(time.perf_counter() - began)
+            spent.append(time.process_time() - began)
 
     machine.kprobes.on_trap = timed  # type: ignore[method-assign]
     try:
