@@ -24,14 +24,23 @@ class Arming:
     def arm(self, site: Site) -> None:
         """Write the breakpoint and make every cpu see it; a jump that has not left yet stays instead.
 
-        Raise ``GuestMemoryError`` with nothing changed when the text cannot be written.
+        Other cpus may hit it before the last of them sees it. Raise ``GuestMemoryError`` with nothing changed when the text
+        cannot be written.
         """
-        if site.fentry:
-            self._fentry.attach(site.addr)
-        elif not self._optimizer.rescued(site):
+        if not site.fentry and self._optimizer.rescued(site):
+            site.armed = True
+            return
+        if not site.fentry:
             self._optimizer.make_way(site.addr)
-            self._text.write(site.addr, _INT3)
         site.armed = True
+        try:
+            if site.fentry:
+                self._fentry.attach(site.addr)
+            else:
+                self._text.write(site.addr, _INT3)
+        except BaseException:
+            site.armed = False
+            raise
 
     def disarm(self, site: Site) -> None:
         """Write the original bytes back; what is no longer ours belongs to somebody else by now and stays.

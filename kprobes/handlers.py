@@ -91,9 +91,15 @@ class Handlers:
         return self._vanished(trap, addr)
 
     def _hit(self, trap: Trap, block: ControlBlock, site: Site) -> None:
-        """A first hit: the pre_handlers, then the instruction (kprobe_handler, aggr_pre_handler)."""
+        """A first hit: the pre_handlers, then the instruction (kprobe_handler, aggr_pre_handler).
+
+        While a jump that no probe wants any more is taken out, a breakpoint is there that nobody has asked for.
+        """
         regs = trap.regs
         hit = block.current = Hit(site, Status.HIT_ACTIVE, regs.flags & TF_IF)
+        if not site.enabled:
+            self._execute(trap, block, hit)
+            return
         self.control.tell(Phase.HIT, trap, site)
         for p in tuple(site.probes):
             if p.disabled:
@@ -115,8 +121,10 @@ class Handlers:
     def _detour(self, trap: Trap) -> bool:
         """A hit by a jump: the pre_handlers, without a trap, and whatever they return (optimized_callback)."""
         regs, block = trap.regs, self.control.blocks[trap.cpu]
-        site = self._find((regs.ip - 1) & MASK64)
+        addr = (regs.ip - 1) & MASK64
+        site = self._find(addr)
         if site is None or site.jump is None or not site.enabled:
+            self.control.emit(ProbeEvent(Phase.DETOUR, trap.cpu, None, addr, regs.ip))
             return True
         if block.current is not None or block.busy:
             self._count_miss(trap, site)

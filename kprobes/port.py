@@ -138,7 +138,11 @@ class Guest(Protocol):
         ...
 
     def sync_cores(self) -> None:
-        """Make every cpu execute a serialising instruction: called after each write to text."""
+        """Make every cpu execute a serialising instruction, and wait until all have: called after each write to text.
+
+        Cpus run meanwhile, and their traps come to ``on_trap`` inside the request that wrote. No other request may be made,
+        nor ``Kprobes.work`` be called, before this returns.
+        """
         ...
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from kprobes.arming import Arming
 from kprobes.blacklist import Blacklist
@@ -28,6 +29,8 @@ from kprobes.text import Text
 from kprobes.textpoke import TextPoke
 
 _INT3 = bytes([BREAKPOINT])
+#: What a registration fills in of a Kprobe, beside its misses.
+_OURS = ("offset", "addr", "opcode", "flags", "nmissed", "hits")
 
 
 class Registry:
@@ -84,12 +87,7 @@ class Registry:
         if site is None or site.gone:
             site = self._new(p, place)
         else:
-            self._join(p, site)
-        p.offset = 0 if p.symbol_name is None else p.offset  # folded into addr, so that it can be registered again
-        p.addr = place.addr
-        p.opcode = site.opcode
-        p.flags = p.flags & KprobeFlag.DISABLED | (KprobeFlag.ON_FUNC_ENTRY if place.on_entry else 0) | (
-            KprobeFlag.FTRACE if site.fentry else 0)
+            self._join(p, site, place)
         self.optimizer.review(site)
         return site
 
@@ -185,9 +183,13 @@ class Registry:
         if p.flags & KprobeFlag.GONE:
             raise KprobeError(errno.EINVAL, (
                 f"the text under the probe on {p.name} is gone, so it cannot be enabled; unregister it"))
+        flags, p.flags = p.flags, p.flags & ~KprobeFlag.DISABLED
         if not site.armed and not self._off:
-            self._arming.arm(site)
-        p.flags &= ~KprobeFlag.DISABLED
+            try:
+                self._arming.arm(site)
+            except BaseException:
+                p.flags = flags
+                raise
         self.optimizer.review(site)
 
     def disable(self, p: Kprobe) -> None:
@@ -239,11 +241,10 @@ class Registry:
             if not fentry:
                 self._prepare(site, p)
                 self._by_slot[site.slot] = site
-            self._insert(p, site)
-            if site.enabled and not self._off:
-                self._arming.arm(site)
+            with self._inserted(p, site, place):
+                if site.enabled and not self._off:
+                    self._arming.arm(site)
         except BaseException as exc:
-            self._remove(p, site)
             self._by_slot.pop(site.slot, None)
             self._sites.pop(place.addr, None)
             if before is not None:
@@ -262,24 +263,32 @@ class Registry:
             before.probes.clear()
         return site
 
-    def _join(self, p: Kprobe, site: Site) -> None:
+    def _join(self, p: Kprobe, site: Site, place: Place) -> None:
         """Add a probe to those that are there (register_aggr_kprobe)."""
         other = next((q.jprobe for q in site.probes if q.jprobe is not None), None)
         if p.jprobe is not None and other is not None:
             raise KprobeError(errno.EEXIST, (
                 f"{self.checks.describe(site.addr)} already has a jprobe ({other.entry_name}), and a call has one detour; "
                 "unregister it first, or call both handlers from one"), Rule.AGGREGATE)
-        self._insert(p, site)
         try:
-            if site.enabled and not site.armed and not self._off:
-                self._arming.arm(site)
+            with self._inserted(p, site, place):
+                if site.enabled and not site.armed and not self._off:
+                    self._arming.arm(site)
         except GuestMemoryError as exc:
-            self._remove(p, site)
             raise KprobeError(
                 errno.EINVAL, f"the guest's text at {site.addr:#x} cannot be written: {exc}", Rule.ARMING) from exc
 
-    def _insert(self, p: Kprobe, site: Site) -> None:
-        """Newest first; but a jprobe is last, since it takes the guest away with it. Hits may come from here on."""
+    @contextmanager
+    def _inserted(self, p: Kprobe, site: Site, place: Place) -> Iterator[None]:
+        """Put a probe into the table, as it will be hit: other cpus run while it is armed. On failure all is as before.
+
+        Newest first; but a jprobe is last, since it takes the guest away with it.
+        """
+        before, misses = {name: getattr(p, name) for name in _OURS}, dict(p.misses)
+        p.offset = 0 if p.symbol_name is None else p.offset  # folded into addr, so that it can be registered again
+        p.addr, p.opcode = place.addr, site.opcode
+        p.flags = p.flags & KprobeFlag.DISABLED | (KprobeFlag.ON_FUNC_ENTRY if place.on_entry else 0) | (
+            KprobeFlag.FTRACE if site.fentry else 0)
         p.nmissed = p.hits = 0
         p.misses.clear()
         site.probes.insert(len(site.probes) if p.jprobe is not None else 0, p)
@@ -287,12 +296,17 @@ class Registry:
             site.posts.add(p)
         self._of[p] = site
         self._sites[site.addr] = site
-
-    def _remove(self, p: Kprobe, site: Site) -> None:
-        if p in site.probes:
+        try:
+            yield
+        except BaseException:
             site.probes.remove(p)
-        site.posts.discard(p)
-        self._of.pop(p, None)
+            site.posts.discard(p)
+            del self._of[p]
+            for name, value in before.items():
+                setattr(p, name, value)
+            p.misses.clear()
+            p.misses.update(misses)
+            raise
 
     def steppable(self, insn: Insn, place: Place) -> None:
         """Check that this registry can execute the instruction of a place: EOPNOTSUPP, or ENOSPC without room for it."""

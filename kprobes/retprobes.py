@@ -105,16 +105,19 @@ class Retprobes:
         rp.kp.pre_handler = lambda _, regs: self._enter(rp, regs)
         rp.kp.post_handler = None
         rp.unhook = lambda fp: self._unhook(rp, fp)
-        try:
-            self._registry.register(rp.kp)
-        except BaseException:
-            if made:
-                self._free_trampoline()
-            raise
+        before = rp.maxactive, rp.nmissed
         if rp.maxactive <= 0:
             rp.maxactive = max(10, 2 * self._guest.cpus)
         rp.nmissed = 0
-        self._pools[rp] = Pool(rp)
+        self._pools[rp] = Pool(rp)  # the first call may come before the registration returns
+        try:
+            self._registry.register(rp.kp)
+        except BaseException:
+            del self._pools[rp]
+            rp.maxactive, rp.nmissed = before
+            if made:
+                self._free_trampoline()
+            raise
 
     def unregister(self, rp: Kretprobe) -> None:
         """Remove a kretprobe: its calls under way return to where they belong, without their handler."""

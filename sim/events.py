@@ -146,6 +146,15 @@ class Lost(Event):
     by: int
 
 
+@dataclass(frozen=True, slots=True)
+class Synced(Event):
+    """A hart that was asked in cycle `asked` has serialised; `how`: by an "interrupt", or through the "debug port"."""
+
+    kind: ClassVar[str] = "sync"
+    asked: int
+    how: str
+
+
 E_ = TypeVar("E_", bound=Event)
 
 

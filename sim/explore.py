@@ -7,8 +7,8 @@ engine that cannot save runs each from reset instead, which `Exploration.note` s
     found = explore(lambda: Machine("guest.elf", record=Recording.ALL), nmi(), range(4000, 4200))
     assert not found.findings, found.findings[0]
 
-A probe is missed if its instruction runs in place after the probe was armed and every hart has fetched again. For that
-runs need ``record=Recording.ALL``.
+A probe is missed if its instruction runs in place after the request that armed it has returned. No hart may ever run a
+mixture of old and new bytes. For both runs need ``record=Recording.ALL``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from sim.events import Event, ProbePhase
 from sim.machine import HandlerError, Kprobe, KprobePanic, Machine, Snapshot
 from sim.misses import misses
 from sim.outcome import Outcome, Range, dead_memory, differences, losses, outcome
+from sim.probedtext import JUMP_SIZE, left, original, torn
 
 #: A new snapshot is taken after so many cycles of the window: it costs as much as running a thousand.
 SPACING = 128
@@ -118,7 +119,7 @@ class Explorer:
 
     `make` returns a machine, always the same, with its standing probes; it is closed here. `until` ends a run, as for
     `Machine.run`. `ignore`: symbols, or ranges of physical addresses, whose memory may differ; what is dead at the end, and
-    the runtime's slots, may always. `vectors`: of interrupts that may come any number of times, as those that make harts sync.
+    the runtime's slots, may always.
     """
 
     def __init__(
@@ -128,9 +129,7 @@ class Explorer:
         until: str | int | None = None,
         ignore: Iterable[str | Range] = (),
         max_cycles: int = 10_000_000,
-        vectors: Iterable[int] = (),
     ):
-        self._vectors = frozenset(vectors)
         self._make, self._until, self._ignore, self._max_cycles = make, until, tuple(ignore), max_cycles
 
     def explore(
@@ -168,10 +167,8 @@ class Explorer:
     ) -> Iterator[tuple[int, list[str]]]:
         can_save = "snapshot" in machine.engine.capabilities
         place = disturbance.arms or disturbance.disarms
-        watched = {p.addr: p.opcode for p in machine.kprobes.registered if p.addr is not None}
-        probed = set(watched)
-        if place:
-            watched.setdefault(address_of(machine, place), machine.mem.read(address_of(machine, place), 1)[0])
+        probed = {p.addr for p in machine.kprobes.registered if p.addr is not None}
+        watched = {at: original(machine, at) for at in probed | ({address_of(machine, place)} if place else set())}
         if disturbance.disarms and address_of(machine, disturbance.disarms) not in probed:
             raise ValueError(f"{disturbance.name}: there is no probe there to remove; plant it first")
         machine.watch = watched
@@ -183,7 +180,7 @@ class Explorer:
         if disturbance.trap:
             wanted.traps[disturbance.trap] += 1
         limit = 2 * (machine.cycle - window.start) + PATIENCE
-        covered = 5 if machine.kprobes.options.optimize else 1  # a jump, or a breakpoint
+        covered = JUMP_SIZE if machine.kprobes.options.optimize else 1  # a jump, or a breakpoint
         ignored = [*self._ranges(machine, disturbance), *((a % HIGH_BASE, a % HIGH_BASE + covered) for a in watched)]
         if window[-1] >= machine.cycle:
             raise ValueError(f"the undisturbed run ends in cycle {machine.cycle}: the window has to end before")
@@ -210,7 +207,7 @@ class Explorer:
         machine: Machine,
         disturbance: Disturbance,
         first: int,
-        watched: dict[int, int],
+        watched: dict[int, bytes],
         wanted: Outcome,
         ignored: Sequence[Range],
         limit: int,
@@ -227,22 +224,21 @@ class Explorer:
         problems = [*differences(machine, mine, wanted, ignored), *losses(machine, events[first:])]
         place = disturbance.arms or disturbance.disarms
         moved = address_of(machine, place) if place else None
-        for address in sorted(watched):
+        for address, code in sorted(watched.items()):
             start, end = first, len(events)
             if address == moved:  # from its beginning until all harts have synced, either is right
                 start, end = (synced, end) if disturbance.arms else (first, began)
                 removed = events[synced:] if disturbance.disarms else []
                 problems += _stray(machine, removed, address)
-            problems += _missed(machine, events[:end], address, watched[address], start)
+                problems += left(machine, address, code) if disturbance.disarms else ()
+            problems += _missed(machine, events[:end], address, code[0], start)
+            problems += torn(machine, events[first:], address, code)
         return problems
 
-    def _finish(self, machine: Machine, first: int, watched: dict[int, int], limit: int | None = None) -> Outcome:
+    def _finish(self, machine: Machine, first: int, watched: dict[int, bytes], limit: int | None = None) -> Outcome:
         result = machine.run(self._max_cycles if limit is None else limit, self._until)
         events = (machine.events[i] for i in range(first, len(machine.events)))
-        found = outcome(machine, result.reason, events, watched)
-        for key in [key for key in found.traps if key[1] in self._vectors]:
-            del found.traps[key]
-        return found
+        return outcome(machine, result.reason, events, watched)
 
     def _ranges(self, machine: Machine, disturbance: Disturbance) -> Iterator[Range]:
         yield from dead_memory(machine)

@@ -41,7 +41,7 @@ HOST_FLAGS = ("-std=gnu11", "-O1", "-ffreestanding", "-DHOST", "-Wall", "-Wextra
 RUNTIME = ("stubs.S", "entry.S", "trap.c", "console.c", "lib.c")
 
 #: What a guest with several harts needs beside it (smp.h).
-SMP = ("smp.c", "smp.S")
+SMP = ("smp.c", "smp.S", "sync.S")
 
 
 class GuestBuildError(RuntimeError):
@@ -99,6 +99,7 @@ PROGRAMS = {p.name: p for p in (
     Program("disturbed",   "a function to probe while interrupts come",         4,   40, host=False),
     Program("opens",       "functions to trace: names, structures, recursion",  1,   40),
     Program("harts",       "harts that call the same function",               10, 2000, host=False, harts=2),
+    Program("patched",     "harts whose code is changed meanwhile",            14,  400, host=False, harts=2),
     Program("jprobe",      "a probed function and a jprobe handler in C",       4,   40, host=False),
 )}
 

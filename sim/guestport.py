@@ -57,8 +57,8 @@ class GuestPort:
             raise KprobesMemoryError(str(error)) from None
 
     def sync_cores(self) -> None:
-        """Nothing at once: the harts fetch again before they run on."""
-        self._machine.fetch_anew()
+        """As `sim.coresync` does it."""
+        self._machine.cores.sync()
 
     def is_text(self, addr: int) -> bool:
         """Whether code of the image or of `Machine.load` lies there."""

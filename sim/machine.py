@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 from hw.bus import HIGH_BASE
 from hw.config import Config
-from hw.isa.facts import DebugReg, RFlag
+from hw.isa.facts import EventClass
 from kprobes import (
     Door,
     HandlerError,
@@ -23,12 +23,14 @@ from kprobes import (
     KretprobeInstance,
     Options,
     PtRegs,
+    Region,
 )
 from kprobes.tracing import ProbeEvents
+from sim.coresync import CoreSync, How
 from sim.deliveries import Deliveries, Returns, shutdown_text
 from sim.elf import Image, SymbolTable, load_elf
 from sim.engine import NEVER, Engine, Recording, SocFactory, Stop, StopOn, StopReason, default_soc, open_engine
-from sim.events import Event, EventLog, Iret, Lost, ProbePhase, Shutdown, Trap, TrapPortCall, from_records
+from sim.events import Event, EventLog, Lost, ProbePhase, Shutdown, Trap, TrapPortCall, from_records
 from sim.guestport import GuestPort
 from sim.harts import HartView
 from sim.memento import Memento
@@ -39,7 +41,7 @@ from sim.trapport import Call, TrapPort
 #: This module is the one door to the runtime; what plants probes from within `sim` takes these from here.
 __all__ = [
     "Door", "HandlerError", "Jprobe", "Kprobe", "KprobeError", "KprobePanic", "Kretprobe", "KretprobeInstance", "Machine",
-    "Options", "PtRegs", "RunResult",
+    "Options", "PtRegs", "Region", "RunResult",
 ]
 
 PAGE = 4096
@@ -97,7 +99,9 @@ class Machine:
     `image` is a path or a `sim.elf.Image`. `engine` is a name, or an open engine, which is reset, its RAM cleared, and left
     open at the end: starting one takes seconds. The clock stands still between calls: memory, registers and events may be
     read then, memory may be written at any time, registers at a boundary. Retire events are kept with
-    ``record=Recording.ALL`` only. `probes` says how probed instructions are executed.
+    ``record=Recording.ALL`` only. `probes` says how probed instructions are executed, `sync` how harts come to see code that
+    the runtime has changed (`sim.coresync`): by interrupts if there are several harts. A request to the runtime then takes
+    guest time; what the guest or a handler ends meanwhile, the next `run` says.
 
     `probe_events` are dynamic probes in the kernel's text language (``probe_events.write("p:open do_open %di")``); `comm` is
     what they call the guest's task, by default the name of its file.
@@ -116,6 +120,7 @@ class Machine:
         soc_factory: SocFactory = default_soc,
         probes: Options = _DEFAULT_OPTIONS,
         comm: str | None = None,
+        sync: How | None = None,
     ):
         if isinstance(image, (str, Path)):
             comm, image = comm or Path(image).stem, load_elf(image)
@@ -139,20 +144,18 @@ class Machine:
         self._deliveries = Deliveries()
         self.returns = Returns()
         self.symbols = SymbolTable()
-        self._stale: set[int] = set()
+        self.stale: set[int] = set()
         self._user: list[object] = []
         self.text: list[tuple[int, int]] = []
         self._ended: Stop | None = None
+        self._raised: Exception | None = None
         self._worked = -1
-        #: How harts serialise after a change of text. None: each fetches again through the debug port. A vector: it goes to
-        #: hart 0, whose handler makes all harts serialise as a kernel does, by IPIs; the iretq of each ends the wait for it.
-        self.sync_vector: int | None = None
-        self._asked = False
         ram_bytes = config.ram_bytes
         area = max(ram_bytes - STACK_BYTES - SLOT_PAGES * PAGE, ram_bytes // 2) & -PAGE
         own, *free = range(area, min(area + SLOT_PAGES * PAGE, ram_bytes - PAGE), PAGE)
         #: Code that is loaded later: `modules.load(name, image)`, `modules.unload(name)`.
         self.modules = Modules(self)
+        self.cores = CoreSync(self, sync)
         self.port, guest = TrapPort(self, own), GuestPort(self, free)
         self.kprobes = Kprobes(guest, self._on_probe, probes)
         self.probe_events = ProbeEvents(self.kprobes, guest, comm)
@@ -169,14 +172,18 @@ class Machine:
         """Cycle at which the runtime wants to work next."""
         return self.kprobes.deadline
 
-    def fetch_anew(self) -> None:
-        """Let every hart fetch its code again before it runs on: memory has changed under way."""
-        self._stale.update(range(len(self.harts)))
-        self._asked = False
+    @property
+    def idle(self) -> bool:
+        """Whether neither a handler nor a request to the runtime is under way."""
+        return self.port.idle and self.cores.idle
+
+    def fetch_anew(self, harts: Iterable[int] | None = None) -> None:
+        """Let harts, by default all, fetch their code again before they run on: memory has changed under way."""
+        self.stale.update(range(len(self.harts)) if harts is None else harts)
 
     def fetches(self, hart: int) -> None:
         """Take note that a hart will fetch its code again without help."""
-        self._stale.discard(hart)
+        self.stale.discard(hart)
 
     def load(self, address: int, code: bytes, *, start: bool = True) -> None:
         """Place code, and with `start` let hart 0 begin there. The code counts as text that can be probed."""
@@ -232,7 +239,7 @@ class Machine:
         `run` begins with the same; after this alone, the cycle is known from which no hart runs old code. If the guest
         ends meanwhile, the next `run` says so.
         """
-        while self._stale and self._ended is None and self._busy():
+        while self.stale and self._ended is None and self._busy():
             ended = self.advance(1)
             if ended.reason != StopReason.MAX_CYCLES:
                 self._ended = ended
@@ -304,37 +311,58 @@ class Machine:
 
     # Running.
 
-    def advance(self, cycles: int, stop: StopOn = NEVER, call: Call | None = None) -> Stop:
-        """Run at most `cycles`, serving TrapPort requests, until another event; with `call` until its request.
+    def advance(
+        self, cycles: int, stop: StopOn = NEVER, call: Call | None = None, done: Callable[[], bool] | None = None
+    ) -> Stop:
+        """Run at most `cycles`, serving TrapPort requests, until another event; with `call` until its request, with `done`
+        until that holds.
 
-        Within a handler, an exit of the guest waits for its end. Outside of one, the cycles of handlers' calls count.
+        While a handler or a request to the runtime is under way, an exit of the guest and what handlers raise wait for its
+        end. Outside of a handler, the cycles of handlers' calls count.
         """
         first, began, own = self._retired(stop), self.cycle, 0
         while True:
-            if self._ended is not None and self.port.idle:
+            if self.idle and self._raised is not None:
+                error, self._raised = self._raised, None
+                raise error
+            if self._ended is not None and self.idle:
                 ended, self._ended = self._ended, None
                 return ended
             left = stop
             if stop.retired is not None:
-                left = replace(stop, retired=stop.retired - (self._retired(stop) - first))
+                left = replace(stop, retired=max(0, stop.retired - (self._retired(stop) - first)))
             budget = cycles - (own if call else self.cycle - began)
             if budget <= 0:
                 return Stop(StopReason.MAX_CYCLES, None, own)
-            if (self._stale or self._work_is_due()) and self._busy():
+            if (self.stale or self._work_is_due()) and self._busy():
                 budget = 1
-            elif self.port.idle and self.deadline is not None:
+            elif self.idle and self.deadline is not None:
                 budget = min(budget, max(1, self.deadline - self.cycle))
+            if done is not None and done():
+                return Stop(StopReason.MAX_CYCLES, None, own)
             ended = self._run(budget, left)
             own += ended.cycles
             if ended.reason == StopReason.TRAP_REQUEST:
                 assert ended.hart is not None
                 if call is not None and ended.hart == call.hart and self.port.meets(call):
                     return replace(ended, cycles=own)
-                self.port.serve(ended.hart)
-            elif ended.reason == StopReason.EXIT and not self.port.idle:
-                self._ended = ended
+                self._serve(ended.hart)
+            elif ended.reason == StopReason.EXIT and not self.idle:
+                self._ended = self._ended or ended
             elif ended.reason != StopReason.MAX_CYCLES:
                 return replace(ended, cycles=own)
+
+    def _serve(self, hart: int) -> None:
+        try:
+            self.port.serve(hart)
+        except (HandlerError, KprobePanic) as error:
+            if self.cores.idle:
+                raise
+            self._raised = self._raised or error
+
+    def ends(self, ended: Stop) -> None:
+        """Let the next run end with this, which came while a request was under way."""
+        self._ended = self._ended or ended
 
     def _run(self, cycles: int, stop: StopOn) -> Stop:
         """Let the engine run, and take what it recorded."""
@@ -350,21 +378,16 @@ class Machine:
 
     def note(self, event: Event) -> None:
         """Put an event into the log."""
+        if isinstance(event, Trap) and event.event_class == EventClass.INTR and event.hart is not None:
+            self.harts[event.hart].took(event.vector)
         self.events.append(event)
         self.returns.follow(event)
-        if self._asked and isinstance(event, Iret) and event.hart is not None:
-            self._stale.discard(event.hart)
-
-    def _sleeps_on(self, hart: int) -> bool:
-        """Whether no interrupt wakes a hart: whatever does will make it fetch everything anew."""
-        asleep = self.engine.state(hart).halted
-        return asleep and not self.engine.read_reg(hart, DebugReg.RFLAGS) >> RFlag.IF & 1
 
     def _retired(self, stop: StopOn) -> int:
         return sum(hart.retired for hart in self.harts if stop.hart in (None, hart.number))
 
     def _work_is_due(self) -> bool:
-        return self.port.idle and self.deadline is not None and self.deadline <= self.cycle != self._worked
+        return self.idle and self.deadline is not None and self.deadline <= self.cycle != self._worked
 
     def _busy(self) -> bool:
         """Do what is to be done between instructions: the runtime's work, and fetching anew; True: it has to wait for some."""
@@ -381,20 +404,17 @@ class Machine:
 
         One that waits in a TrapPort store of an entry stub does so anyway.
         """
-        if self.sync_vector is not None and self._stale and not self._asked:
-            self.harts[0].irq(self.sync_vector)
-            self._asked = True
         waiting = False
-        for hart in sorted(self._stale):
+        for hart in sorted(self.stale):
             state = self.engine.state(hart)
             if self.port.waits(hart):
                 if self.port.leaves_by_iretq(hart):
-                    self._stale.discard(hart)
-            elif state.shutdown or (self.sync_vector is not None and self._sleeps_on(hart)):
-                self._stale.discard(hart)
-            elif state.boundary and not state.trap_request and self.sync_vector is None:
+                    self.stale.discard(hart)
+            elif state.shutdown:
+                self.stale.discard(hart)
+            elif state.boundary and not state.trap_request:
                 self.engine.refetch(hart)
-                self._stale.discard(hart)
+                self.stale.discard(hart)
             else:
                 waiting = True
         return waiting

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from hw.bus import HIGH_BASE
 from hw.isa.facts import Vector
+from sim.coresync import VECTOR as SYNC_VECTOR
 from sim.deliveries import lost_text, shutdown_text
 from sim.engine import StopReason
 from sim.events import Console, Event, Exit, Lost, ProbePhase, Retire, Shutdown, Trap, TrapPortCall
 from sim.machine import PAGE, SLOT_PAGES, STACK_BYTES, Door, Machine
+from sim.misses import in_place
 from sim.report import vector_name
 
 #: Memory is compared in pieces of so many bytes.
@@ -20,8 +22,8 @@ PIECE = 1 << 16
 #: Registers that tell the time.
 CLOCKS = frozenset({"tsc"})
 
-#: Traps that probes cause, which the runtime takes or refuses one by one.
-PROBE_TRAPS = (Vector.BP, Vector.DB)
+#: Traps that probes cause, which the runtime takes or refuses one by one, and what planting them sends to harts.
+PROBE_TRAPS = (Vector.BP, Vector.DB, SYNC_VECTOR)
 
 #: A finding shows so many registers and places in memory at most.
 SHOWN = 4
@@ -48,8 +50,11 @@ class Outcome:
     executed: Counter[int]
 
 
-def outcome(machine: Machine, reason: StopReason, events: Iterable[Event], watched: Collection[int] = ()) -> Outcome:
-    """Return what a run came to, from the machine as it stands and the events of the run."""
+def outcome(machine: Machine, reason: StopReason, events: Iterable[Event], watched: Mapping[int, bytes] = {}) -> Outcome:
+    """Return what a run came to, from the machine as it stands and the events of the run.
+
+    `watched`: the guest's code at the addresses whose executions count.
+    """
     events = list(events)
     exits = [event.value for event in events if isinstance(event, Exit)]
     return Outcome(
@@ -64,34 +69,35 @@ def outcome(machine: Machine, reason: StopReason, events: Iterable[Event], watch
     )
 
 
-def executions(events: Iterable[Event], watched: Collection[int]) -> Iterator[int]:
-    """Yield the address of each execution of a watched instruction, in place or as a probe's hit.
+def executions(events: Iterable[Event], watched: Mapping[int, bytes]) -> Iterator[int]:
+    """Yield the address of each execution of a watched instruction, in place, as a probe's hit, or in a detour.
 
-    A hit that only sends the guest back, because the probe is gone, is none. Nor is one that came without a trap: the jump
-    or call that led to it stands in place of the instruction, and has retired.
+    A hit that only sends the guest back, because the probe is gone, is none. A jump or call in place of the instruction
+    counts when it has reached the runtime, to which a temporary breakpoint may have led as well.
     """
     hits: dict[int | None, list[int]] = {}  # by hart: of the traps and doors that are being handled, innermost last
     for event in events:
         if isinstance(event, Retire):
-            if event.pc in watched and event.last and not event.again and not event.delivery:
+            if event.pc in watched and in_place(event, event.pc, watched[event.pc][0]):
                 yield event.pc
         elif isinstance(event, ProbePhase):
-            if event.address in watched and _executes(event):
-                hits.setdefault(event.hart, []).append(event.address)
+            came = hits.setdefault(event.hart, [])
+            counted = event.phase == "detour" and event.address in came
+            if event.address in watched and _executes(event) and not counted:
+                came.append(event.address)
         elif isinstance(event, TrapPortCall):
             came = hits.get(event.hart, [])
             address = came[-1] if event.vector == Door.FENTRY and came else event.rip - 1
             if address in came:
                 came.remove(address)
-                if event.vector not in (Door.DETOUR, Door.FENTRY):
-                    yield address
+                yield address
     for came in hits.values():
         yield from came
 
 
 def _executes(event: ProbePhase) -> bool:
     """Whether a phase stands for an execution: of the misses, only those of hits within hits do."""
-    return event.phase == "hit" or (event.phase == "miss" and event.reason == "re-entrant")
+    return event.phase in ("hit", "detour") or (event.phase == "miss" and event.reason == "re-entrant")
 
 
 def differences(machine: Machine, mine: Outcome, wanted: Outcome, ignored: Iterable[Range] = ()) -> Iterator[str]:
@@ -133,11 +139,16 @@ def losses(machine: Machine, events: Iterable[Event]) -> Iterator[str]:
             yield f"hart {event.hart} {shutdown_text(event.chain, machine.symbols)}"
 
 
+def runtime_text(machine: Machine) -> Range:
+    """Return the physical addresses of the runtime's code."""
+    start = machine.engine.config.ram_bytes - STACK_BYTES - SLOT_PAGES * PAGE
+    return start, start + SLOT_PAGES * PAGE
+
+
 def dead_memory(machine: Machine) -> list[Range]:
     """Return what a program may not rely on: below each hart's stack pointer, stacks of NMI and #DF, the slot pages."""
     ram = machine.engine.config.ram_bytes
-    slots = ram - STACK_BYTES - SLOT_PAGES * PAGE
-    ranges = [(slots, slots + SLOT_PAGES * PAGE)]
+    ranges = [runtime_text(machine)]
     for name in ("nmi_stack", "fault_stack"):
         start, end = (machine.symbols.lookup(symbol) for symbol in (name, f"{name}_top"))
         if start is not None and end is not None:

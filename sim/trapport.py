@@ -29,8 +29,9 @@ from sim.memory import GuestMemoryError
 if TYPE_CHECKING:
     from sim.machine import Machine
 
-#: The first vector that is no trap: the number of a door (`kprobes.port.Door`), and the door of the machine's own.
-DOORS, RETURN = 0x80, 0xFF
+#: The first vector that is no trap: the number of a door (`kprobes.port.Door`), and the doors of the machine's own: a hart
+#: has serialised (`sim.coresync`), a called function has returned.
+DOORS, SYNCED, RETURN = 0x80, 0xFE, 0xFF
 
 #: A called function must return within so many cycles.
 CALL_PATIENCE = 200_000
@@ -113,6 +114,10 @@ class TrapPort:
     def serve(self, hart: int) -> None:
         """Give a request to the runtime, write back what it changed, and arm the answer."""
         vector, where = self._engine.trap_request(hart)
+        if vector == SYNCED:
+            self._machine.cores.synced(hart)
+            self._complete(hart, True)
+            return
         if self._calls[hart] and self._postpone(self._calls[hart][-1], vector):
             return
         try:

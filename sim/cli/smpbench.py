@@ -22,7 +22,7 @@ Figures = dict[str, dict[str, float]]
 
 def measure(engine: str = "compiled") -> Figures:
     """Return, by number of harts: cycles and instructions of all harts per second; of arming a probe and of disarming it,
-    microseconds of wall time, and cycles until every hart has fetched anew."""
+    microseconds of wall time, and cycles until every hart has serialised."""
     return {str(harts): _one(engine, harts) for harts in HARTS}
 
 
@@ -49,10 +49,9 @@ def _arming(machine: Machine) -> dict[str, float]:
 
     def timed(name: str, change: Callable[[], None]) -> None:
         machine.run(97)  # somewhere else each time
-        began = time.perf_counter()
+        began, cycle = time.perf_counter(), machine.cycle
         change()
         times[name].append((time.perf_counter() - began) * 1e6)
-        cycle = machine.cycle
         machine.sync()
         times[f"{name}_cycles"].append(machine.cycle - cycle)
 

@@ -3,7 +3,7 @@
 #include "smp.h"
 
 #define TRAMPOLINE 0x8000ul
-enum { INIT = 0x4500, START = 0x4600 };
+enum { INIT = 0x4500, START = 0x4600, SYNC_VECTOR = 0xfb };
 
 struct __attribute__((packed)) pointer {
 	uint16_t limit;
@@ -16,7 +16,7 @@ struct tables {
 	struct pointer gdt_pointer, idt_pointer;
 };
 
-extern char guest_idt[], hart_start[], hart1_stack_top[], hart2_stack_top[], hart3_stack_top[];
+extern char sync_core_entry[], guest_idt[], hart_start[], hart1_stack_top[], hart2_stack_top[], hart3_stack_top[];
 extern char hart1_nmi_stack_top[], hart2_nmi_stack_top[], hart3_nmi_stack_top[];
 
 static char *const tops[MAX_HARTS] = { 0, hart1_stack_top, hart2_stack_top, hart3_stack_top };
@@ -33,6 +33,7 @@ static volatile unsigned started, finished, wanted;
 void hart_main(unsigned hart)
 {
 	apic_write(APIC_SPURIOUS, 0x1ff);
+	sti();
 	__atomic_add_fetch(&started, 1, __ATOMIC_SEQ_CST);
 	hart_entry(hart);
 	__atomic_add_fetch(&finished, 1, __ATOMIC_SEQ_CST);
@@ -61,26 +62,6 @@ static void send(unsigned hart, uint32_t command)
 	apic_write(APIC_ICR_LOW, command);
 }
 
-volatile unsigned long sync_count;
-static volatile unsigned synced;
-
-static void sync_others(struct pt_regs *regs, unsigned long vector)
-{
-	(void)regs, (void)vector;
-	synced = 0;
-	sync_count++;
-	apic_write(APIC_ICR_LOW, SYNC_IPI | 3 << 18); /* all but this one */
-	while (synced < wanted)
-		__asm__ volatile("pause");
-}
-
-static void sync_this(struct pt_regs *regs, unsigned long vector)
-{
-	(void)regs, (void)vector;
-	apic_write(APIC_EOI, 0);
-	__atomic_add_fetch(&synced, 1, __ATOMIC_SEQ_CST);
-}
-
 void send_ipi(unsigned hart, unsigned vector) { send(hart, vector); }
 
 void start_harts(unsigned count, void (*entry)(unsigned hart))
@@ -93,10 +74,10 @@ void start_harts(unsigned count, void (*entry)(unsigned hart))
 		code[2 + i] = (uint8_t)(target >> 8 * i);
 	code[10] = 0xff, code[11] = 0xe0; /* jmp *%rax */
 	hart_entry = entry;
-	set_trap_handler(SYNC_VECTOR, sync_others);
-	set_trap_handler(SYNC_IPI, sync_this);
 	wanted = count - 1;
 	apic_write(APIC_SPURIOUS, 0x1ff);
+	set_gate(SYNC_VECTOR, sync_core_entry, GATE_INTERRUPT, 0, 0, 1);
+	sti();
 	for (unsigned hart = 1; hart < count; hart++) {
 		prepare(hart);
 		send(hart, INIT);

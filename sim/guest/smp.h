@@ -1,4 +1,4 @@
-/* Several harts in a guest: compile smp.c with it. */
+/* Several harts in a guest: compile smp.c, smp.S and sync.S with it. */
 #ifndef SMP_H
 #define SMP_H
 
@@ -14,16 +14,12 @@ static inline uint32_t apic_read(unsigned at) { return *(volatile uint32_t *)(0x
 static inline unsigned this_hart(void) { return apic_read(0x20) >> 24; }
 
 /* Start harts 1 to count - 1, each with a stack, a GDT and a TSS of its own and the IDT of all; each runs entry(hart) and
- * then sleeps. Returns when all of them are in it. */
+ * then sleeps. Returns when all of them are in it. All have interrupts on then, and serialise when the runtime changes code
+ * (sync.S). */
 void start_harts(unsigned count, void (*entry)(unsigned hart));
 
 /* Wait until the other harts' entry has returned. */
 void join_harts(void);
-
-/* Interrupts that make every hart serialise: the first, to hart 0 from outside (Machine.sync_vector), sends the second to the
- * others and waits until all have come. Harts that wait for each other must do so with interrupts on. */
-enum { SYNC_VECTOR = 46, SYNC_IPI = 47 };
-extern volatile unsigned long sync_count;
 
 /* Send a fixed interrupt to another hart. Its handler ends with apic_write(APIC_EOI, 0). */
 void send_ipi(unsigned hart, unsigned vector);

@@ -34,6 +34,8 @@ OLD, NEW, AFTER_CALL = 0x11111112, 0x22222223, 0x33333334
 class PokedMachine(FakeMachine):
     """A machine whose traps go to a TextPoke only, and which runs ``between`` after each step of the protocol."""
 
+    deadline = None
+
     def __init__(self, source=SOURCE):
         super().__init__(source)
         self.text_of_it = Text(self)

@@ -111,6 +111,6 @@ def test_bench_of_harts(monkeypatch, capsys, engine_pool):
     figures = smpbench.measure()
     for row in figures.values():
         assert min(row[name] for name in ("cycles", "instructions", "arm", "disarm")) > 0
-    assert 0 < max(figures["2"]["arm_cycles"], figures["2"]["disarm_cycles"]) < 60
+    assert 0 < max(figures["2"]["arm_cycles"], figures["2"]["disarm_cycles"]) < 300
     smpbench.show(figures)
     assert len(capsys.readouterr().out.strip().splitlines()) == 4

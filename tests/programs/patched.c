@@ -1,0 +1,37 @@
+/* Two harts call a function, in loops of different length, while the runtime changes its code. */
+#include "smp.h"
+
+#ifndef N
+#define N 14
+#endif
+
+/* The second instruction has the length of a jump and lies in two lines of 16 bytes. */
+uint32_t work(uint32_t x);
+__asm__(".text; .balign 16; .fill 11, 1, 0xcc; .globl work; .type work, @function; work:"
+	"mov %edi, %eax;"
+	".globl w_add; w_add: add $0x01020304, %eax;"
+	"rol $7, %eax;"
+	"ret; .size work, . - work; .balign 16");
+
+static uint32_t sums[2];
+
+static void body(unsigned hart)
+{
+	uint32_t sum = hart + 1;
+
+	for (unsigned i = 0; i < N; i++) {
+		sum = work(sum ^ i);
+		for (unsigned pause = 7 + 2 * hart; pause; pause--)
+			sum ^= sum >> 3;
+	}
+	sums[hart] = sum;
+}
+
+int main(void)
+{
+	start_harts(2, body);
+	body(0);
+	join_harts();
+	report("patched", fold(sums[0], sums[1]));
+	return 0;
+}
