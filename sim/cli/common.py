@@ -110,6 +110,17 @@ def add_harts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--harts", type=int, choices=range(1, 5), default=1, metavar="N", help="1 to 4; default 1")
 
 
+def add_sync(parser: argparse.ArgumentParser) -> None:
+    """Add --sync and --stale-lines: how harts come to see code that has changed."""
+    group = parser.add_argument_group("how harts see code that has changed")
+    group.add_argument(
+        "--sync", choices=("ipi", "refetch", "none"), help="interrupts to all harts, the debug port, or nothing; "
+        "default ipi with several harts")  # fmt: skip
+    group.add_argument(
+        "--stale-lines", type=int, choices=[0, *(1 << n for n in range(1, 9))], default=0, metavar="N",
+        help="lines of old code that a hart keeps until it serialises: 0, 2, 4 to 256; default 0")  # fmt: skip
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")

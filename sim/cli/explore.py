@@ -32,6 +32,7 @@ EXAMPLES = (
     "explore guest.elf --probe work+4 --around hit:2 --event irq:33 --event nmi",
     "explore guest.elf --event arm:work --window 2000:2500",
     "explore guest.elf --event arm:work --only 2104 --wave out/miss.vcd",
+    "explore guest.elf --harts 2 --stale-lines 16 --sync none --event arm:work --window 700:1220",
 )
 
 #: Cycles that a waveform shows before the event and after it.
@@ -59,6 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--most", type=int, default=10, metavar="N", help="stop after N findings; default 10")
     common.add_engine(parser)
     common.add_harts(parser)
+    common.add_sync(parser)
     add_options(parser)
     parser.add_argument(
         "--max-cycles", type=common.cycles, default=10_000_000, metavar="N", help="of a run; default 10M"
@@ -77,9 +79,8 @@ def main(arguments: argparse.Namespace) -> int:
         if not arguments.probe and not arguments.script and not arguments.event:
             arguments.probe, arguments.around = ["kinds"], arguments.around or "hit:1"
     events = [event(text) for text in arguments.event or ("irq:32", "nmi")]
-    with contextlib.closing(
-        open_engine(arguments.engine, harts=arguments.harts, config=Config(ram_bytes=arguments.ram))
-    ) as engine:
+    config = Config(ram_bytes=arguments.ram, stale_lines=arguments.stale_lines)
+    with contextlib.closing(open_engine(arguments.engine, harts=arguments.harts, config=config)) as engine:
         make = _maker(arguments, engine)
         explorer = Explorer(make, until=arguments.until, ignore=arguments.ignore, max_cycles=arguments.max_cycles)
         try:
@@ -113,7 +114,7 @@ def _maker(arguments: argparse.Namespace, engine: Any) -> Callable[[], Machine]:
     probing = Probing([place(p) for p in arguments.probe], script=arguments.script)
 
     def make() -> Machine:
-        machine = Machine(image, engine=engine, record=Recording.ALL, probes=options(arguments))
+        machine = Machine(image, engine=engine, record=Recording.ALL, probes=options(arguments), sync=arguments.sync)
         probing.plant(machine)
         return machine
 
@@ -166,11 +167,13 @@ def command(cycle: int, name: str, arguments: argparse.Namespace) -> str:
     words = [str(arguments.elf)]
     for option in ("probe", "ignore"):
         words += [word for value in getattr(arguments, option) for word in (f"--{option}", value)]
-    usually = {"script": None, "until": None, "engine": "auto", "harts": 1, "ram": 16 << 20, "step": "tf"}
+    usually = {"script": None, "until": None, "engine": "auto", "harts": 1, "ram": 16 << 20, "step": "tf", "sync": None}
     for option, usual in usually.items():
         value = getattr(arguments, option)
         words += [] if value == usual else [f"--{option}", str(value)]
     words += [f"--{option}" for option in ("boost", "optimize") if getattr(arguments, option)]
+    words += ["--optimize-delay", str(arguments.optimize_delay)] if arguments.optimize else []
+    words += ["--stale-lines", str(arguments.stale_lines)] if arguments.stale_lines else []
     wave = OUT / "explore" / f"{re.sub('[^a-z0-9]+', '-', name)}-{cycle}.vcd"
     words += ["--event", name, "--only", str(cycle), "--wave", str(wave)]
     return f"{common.program()} explore {shlex.join(words)}"

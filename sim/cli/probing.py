@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sim.cli.common import UserError
+from sim.cli.common import UserError, cycles
 from sim.machine import (
     HandlerError,
     Jprobe,
@@ -90,11 +90,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "inline: the original, its breakpoint taken out meanwhile, so that other harts' hits are missed")  # fmt: skip
     group.add_argument("--boost", action="store_true", help="where it can be, let the copy jump back by itself")
     group.add_argument("--optimize", action="store_true", help="where it can be, put a jump in place of the int3")
+    group.add_argument(
+        "--optimize-delay", type=cycles, default=Options().optimize_delay, metavar="N",
+        help=f"cycles until it is put there; default {Options().optimize_delay}")  # fmt: skip
 
 
 def options(arguments: argparse.Namespace) -> Options:
     """Return what the options of `add_options` said."""
-    return Options(step=arguments.step, boost=arguments.boost, optimize=arguments.optimize)
+    return Options(
+        step=arguments.step, boost=arguments.boost, optimize=arguments.optimize, optimize_delay=arguments.optimize_delay
+    )
 
 
 def place(text: str) -> tuple[str, int]:
