@@ -7,6 +7,8 @@ import pytest
 from kprobes import GuestMemoryError, Jprobe, Kprobe, KprobeError, KprobeFlag, Kretprobe, Options, Phase
 from tests.kprobes.fakemachine import FakeMachine
 
+pytestmark = pytest.mark.fake_only("cpu 1 runs at moments of its choice; tests/smp has the same with harts")
+
 SOURCE = """
 func f
     mov rax, rdi
