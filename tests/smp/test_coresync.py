@@ -75,8 +75,8 @@ def test_a_sleeping_hart_wakes_and_answers(machine):
 
 
 def test_a_hart_asleep_for_good_is_not_waited_for(machine):
-    """After its function it sleeps with interrupts off: it runs no code, and fetches anew."""
-    with machine(guest(""), harts=2) as m:
+    """With interrupts off it runs no code, and fetches anew."""
+    with machine(guest("cli(); for (;;) hlt();"), harts=2) as m:
         m.run(1500)
         assert m.harts[1].state.halted
         planted(m)
