@@ -147,6 +147,11 @@ def build_text(
     return build([source, *beside], opt=opt, link=link, runtime=runtime, defines=defines, traced=traced)
 
 
+def build_demo() -> Path:
+    """Build the demo, as the commands run it that are given no guest."""
+    return build_program("demo", n=PROGRAMS["demo"].n_test)
+
+
 def build_program(
     name: str, *, n: int | None = None, opt: str = "-O2", link: str = "high", harts: int | None = None
 ) -> Path:

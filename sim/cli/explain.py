@@ -1,4 +1,5 @@
-"""Says whether and how an instruction would be probed, why not in a faster way, and what each way costs.
+"""Says whether and how an instruction would be probed, why not in a faster way, and what each way costs; without an ELF
+file, in the demo.
 
 The cycles are measured on the spot, on a small guest with an empty handler: they are those of the way, not of
 your instruction. `--no-cost` leaves them out. Exit code 1: the place cannot be probed."""
@@ -9,14 +10,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from sim import guestbuild
 from sim.cli import common, probing
-from sim.cli.common import FINDING, OK
+from sim.cli.common import FINDING, OK, UserError
 from sim.cli.hitcost import way_cycles
 from sim.elf import load_elf
 from sim.engine import open_engine
 from sim.machine import Machine
 
 EXAMPLES = (
+    "explain __blockdev_direct_IO+2",
     "explain guest.elf main+4",
     "explain guest.elf main+4 --step int3 --boost --optimize",
     "explain guest.elf memcpy --post --no-cost --json",
@@ -30,8 +33,10 @@ _OPTIONS = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("elf", type=Path, metavar="ELF", help="a static x86-64 executable")
-    parser.add_argument("places", nargs="+", metavar="SYM[+OFF]", help="where a probe would be")
+    parser.add_argument(
+        "words", nargs="+", metavar="[ELF] SYM[+OFF]",
+        help="a static x86-64 executable (default: the demo), and where a probe would be",
+    )  # fmt: skip
     parser.add_argument("--post", action="store_true", help="a probe with a post_handler")
     parser.add_argument("--no-cost", action="store_true", help="measure no cycles")
     probing.add_options(parser)
@@ -42,8 +47,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Explain each place; 1 if one of them cannot be probed."""
     common.check_engine(arguments.engine)
-    where = [probing.place(text) for text in arguments.places]
-    image = load_elf(arguments.elf)
+    elf, places = _guest(arguments.words)
+    where = [probing.place(text) for text in places]
+    image = load_elf(elf)
     engine = open_engine(arguments.engine)
     try:
         with Machine(image, engine=engine, probes=probing.options(arguments)) as machine:
@@ -61,6 +67,16 @@ def main(arguments: argparse.Namespace) -> int:
             print("\n" * bool(number), end="")
             _show(told, costs)
     return FINDING if any(told.way is None for told in found) else OK
+
+
+def _guest(words: list[str]) -> tuple[Path, list[str]]:
+    """Return the executable, that of the demo if the first word names none, and the places."""
+    first = Path(words[0])
+    if "/" not in words[0] and first.suffix != ".elf" and not first.is_file():
+        return guestbuild.build_demo(), words
+    if len(words) == 1:
+        raise UserError(f"where in {first}? Give SYMBOL, SYMBOL+OFFSET or an address after it")
+    return first, words[1:]
 
 
 def _show(told: Any, costs: dict[str, float]) -> None:

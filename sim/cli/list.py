@@ -9,6 +9,7 @@ import contextlib
 import sys
 from pathlib import Path
 
+from sim import guestbuild
 from sim.cli import common, probing
 from sim.cli.common import OK, UserError
 from sim.cli.probing import HandlerError, Probing, explain
@@ -16,6 +17,7 @@ from sim.elf import load_elf
 from sim.machine import Machine
 
 EXAMPLES = (
+    "list",
     "list guest.elf --probe main+4 --kretprobe work",
     "list guest.elf --script probes.py --run --json",
     "list guest.elf --blacklist",
@@ -24,7 +26,9 @@ EXAMPLES = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("elf", type=Path, metavar="ELF", help="a static x86-64 executable")
+    parser.add_argument(
+        "elf", nargs="?", type=Path, metavar="ELF", help="a static x86-64 executable (default: the demo, with its probes)"
+    )
     probing.add_probes(parser)
     parser.add_argument("--blacklist", action="store_true", help="print what must not be probed")
     parser.add_argument("--run", action="store_true", help="run the guest first")
@@ -38,6 +42,10 @@ def main(arguments: argparse.Namespace) -> int:
     """Plant, run if asked to, and print."""
     common.check_engine(arguments.engine)
     planted = Probing.of(arguments)
+    if arguments.elf is None:
+        arguments.elf = guestbuild.build_demo()
+        if not planted:
+            planted.script = guestbuild.DEMO_DIR / "probes.py"
     quiet = contextlib.redirect_stdout(sys.stderr)
     with Machine(load_elf(arguments.elf), engine=arguments.engine, probes=probing.options(arguments)) as machine:
         try:

@@ -84,7 +84,7 @@ def main(arguments: argparse.Namespace) -> int:
     if demo:
         if not probing:
             probing.script = guestbuild.DEMO_DIR / "probes.py"
-        arguments.elf = guestbuild.build_program("demo", n=guestbuild.PROGRAMS["demo"].n_test)
+        arguments.elf = guestbuild.build_demo()
         arguments.compare = True
         arguments.wave = arguments.wave or True
     name = "demo" if demo else arguments.elf.stem

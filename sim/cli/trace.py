@@ -65,7 +65,7 @@ def main(arguments: argparse.Namespace) -> int:
     demo = arguments.elf is None
     if not arguments.event and not demo:
         raise UserError("nothing to trace: give events with -e, such as -e 'p:NAME FUNCTION %di' (docs/tracing.md)")
-    program = guestbuild.build_program("demo", n=guestbuild.PROGRAMS["demo"].n_test) if demo else arguments.elf
+    program = guestbuild.build_demo() if demo else arguments.elf
     _write(arguments.output, "")  # what cannot be written is refused before a long run
     image, name = load_elf(program), "demo" if demo else program.stem
     with common.progress(f"preparing the engine {arguments.engine}"):

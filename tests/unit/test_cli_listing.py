@@ -106,3 +106,16 @@ def test_list_of_what_must_not_be_probed(kphw, guest):
 def test_list_of_a_refused_probe(kphw, guest):
     code, _, err = kphw("list", guest, "--kretprobe", "work+1")
     assert code == 2 and "is not the entry of 'work'" in err and err.endswith("rule: entry\n")
+
+
+def test_without_an_executable_it_is_the_demo(kphw):
+    code, out, _ = kphw("explain", "__blockdev_direct_IO+2", "--no-cost")
+    assert code == 0 and "__blockdev_direct_IO+0x2 (0x" in out
+    code, out, _ = kphw("list")
+    assert code == 0 and [line.split()[1:3] for line in out.splitlines()] == [
+        ["k", "__blockdev_direct_IO+0x0"], ["j", "ip_queue_xmit+0x0"]]
+
+
+def test_an_executable_alone_is_no_place(kphw, guest):
+    code, _, err = kphw("explain", guest)
+    assert code == 2 and "where in" in err
