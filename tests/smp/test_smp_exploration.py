@@ -46,7 +46,7 @@ def explored(engine_pool):
 @CHANGES
 @pytest.mark.parametrize("options", (BREAKPOINTS, JUMPS), ids=("breakpoints", "jumps"))
 @pytest.mark.parametrize("step", STEPS)
-def test_P24_R16_nothing_is_missed_or_torn(explored, change, config, options, step):
+def test_H16_P24_R16_nothing_is_missed_or_torn(explored, change, config, options, step):
     window = range(*WINDOW, step)
     found = explored(change, window, config, options)
     assert not found.findings, found.findings[0]
