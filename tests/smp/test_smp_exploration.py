@@ -2,11 +2,13 @@
 R16, H16 and the claims of docs/architecture.md)."""
 
 import functools
+import shlex
 
 import pytest
 
 from hw.config import Config
 from kprobes import Kprobe, Options
+from sim.__main__ import main
 from sim.engine import Recording
 from sim.explore import arm, disarm, explore
 from sim.guestbuild import build_program
@@ -76,3 +78,17 @@ def test_harts_that_do_not_serialise_jump_to_where_nothing_is_left(explored):
     assert len(found.findings) == found.runs
     for finding in found.findings:
         assert "it ended with exit 127" in finding.problems[0] and "nobody handled #PF" in str(finding)
+
+
+def test_the_command_finds_it_and_says_how_to_repeat_it(capsys, engine_pool):
+    engine_pool.borrow("compiled", harts=2, config=WIDE)  # skips where there is none
+    elf = str(build_program("patched", n=10))
+    words = ["explore", elf, "--harts", "2", "--engine", "compiled", "--stale-lines", "16", "--event", "arm:w_add"]
+    assert main([*words, "--only", "710"]) == 0
+    capsys.readouterr()
+    assert main([*words, "--only", "710", "--sync", "none"]) == 1
+    out = capsys.readouterr().out
+    repeat = shlex.split(out.split("repeat: ")[1])
+    assert "--sync none" in " ".join(repeat) and "--stale-lines 16" in " ".join(repeat)
+    again = repeat[repeat.index("explore"): repeat.index("--wave")]
+    assert main(again) == 1 and capsys.readouterr().out.split("FOUND")[1] == out.split("FOUND")[1]
