@@ -20,19 +20,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kprobes.control import Control, ControlBlock, Hit, unhook
+from kprobes.control import Control, ControlBlock, Hit
 from kprobes.errors import KprobePanic
 from kprobes.events import Observer, Phase, ProbeEvent
+from kprobes.execution import Execution
 from kprobes.faults import Faults
 from kprobes.insn import BREAKPOINT
 from kprobes.jprobes import Jprobes, Mirror
 from kprobes.options import Options
 from kprobes.port import Door, Guest, GuestMemoryError, Trap
 from kprobes.probes import Kprobe, Miss, Status
-from kprobes.ptregs import DR6_B, DR6_BS, FAULTS, MASK64, TF, TF_IF, PtRegs, Vector
-from kprobes.region import Jump, JumpState
+from kprobes.ptregs import FAULTS, MASK64, TF_IF, PtRegs, Vector
 from kprobes.registry import Registry
-from kprobes.step import Site, enter_slot, leave_slot
+from kprobes.step import Site
 
 _INT3, _INT_3 = bytes([BREAKPOINT]), b"\xcd\x03"
 
@@ -49,16 +49,16 @@ class Handlers:
         self._lift = registry.lift
         self._fentry = registry.fentry
         self._jprobes = jprobes
-        self._options = options
         self.control = Control(guest, registry.settle, observer)
-        self._faults = Faults(registry, self.control, self._execute)
+        self._execution = Execution(guest, registry, options, self.control)
+        self._faults = Faults(registry, self.control, self._execution.execute)
 
     def on_trap(self, trap: Trap) -> bool:
         """Handle one trap; True when it was ours and ``trap.regs`` is where the guest continues."""
         if trap.vector == Vector.BP:
             return self._poke.on_trap(trap.regs) or self._int3(trap)
         if trap.vector == Vector.DB:
-            return self._debug(trap)
+            return self._execution.on_debug(trap)
         if trap.vector == Door.DETOUR:
             return self._detour(trap)
         if trap.vector == Door.FENTRY:
@@ -82,11 +82,7 @@ class Handlers:
             if (hit.mirror is not None and hit.status is Status.HIT_ACTIVE
                     and self._jprobe_trap(trap, block, hit, hit.mirror, addr)):
                 return True
-            end = hit.site.slot + len(hit.site.insn.data)
-            if addr == end and not hit.single and hit.status in (Status.HIT_SS, Status.REENTER):
-                regs.ip = addr
-                leave_slot(hit.site, hit.at, regs, hit.old_flags, self._guest)
-                self._stepped(trap, block, hit)
+            if self._execution.ends_at_int3(trap, block, hit, addr):
                 return True
         return self._vanished(trap, addr)
 
@@ -98,7 +94,7 @@ class Handlers:
         regs = trap.regs
         hit = block.current = Hit(site, Status.HIT_ACTIVE, regs.flags & TF_IF)
         if not site.enabled:
-            self._execute(trap, block, hit)
+            self._execution.execute(trap, block, hit)
             return
         self.control.tell(Phase.HIT, trap, site)
         for p in tuple(site.probes):
@@ -116,7 +112,7 @@ class Handlers:
             if result:
                 self.control.finish(trap, block, site)
                 return
-        self._execute(trap, block, hit)
+        self._execution.execute(trap, block, hit)
 
     def _detour(self, trap: Trap) -> bool:
         """A hit by a jump: the pre_handlers, without a trap, and whatever they return (optimized_callback)."""
@@ -138,7 +134,7 @@ class Handlers:
             p.hits += 1
             if p.pre_handler is not None:
                 self._pre_handler(trap, block, hit, p, p.pre_handler)
-        self._leave_by_detour(trap, block, site, site.jump)
+        self._execution.leave_by_detour(trap, block, site, site.jump)
         return True
 
     def _entry(self, trap: Trap) -> bool:
@@ -154,11 +150,6 @@ class Handlers:
         self._hit(trap, block, site)
         self._fentry.redirect(regs)
         return True
-
-    def _leave_by_detour(self, trap: Trap, block: ControlBlock, site: Site, jump: Jump) -> None:
-        trap.regs.ip = jump.copy
-        self.control.tell(Phase.DETOUR, trap, site)
-        self.control.finish(trap, block, site)
 
     def _pre_handler(
         self, trap: Trap, block: ControlBlock, hit: Hit, p: Kprobe, handler: Callable[[Kprobe, PtRegs], int | None],
@@ -184,81 +175,12 @@ class Handlers:
         self._count_miss(trap, site)
         block.prev = outer
         hit = block.current = Hit(site, Status.REENTER, regs.flags & TF_IF)
-        self._execute(trap, block, hit)
+        self._execution.execute(trap, block, hit)
 
     def _count_miss(self, trap: Trap, site: Site) -> None:
         for p in site.probes:
             p.nmissed += 1
             self.control.miss(trap, site, p, Miss.REENTRANT)
-
-    def _execute(self, trap: Trap, block: ControlBlock, hit: Hit) -> None:
-        """Have the displaced instruction executed, in the cheapest way that is right (setup_singlestep).
-
-        What somebody steps by TF is stepped by TF, so that it keeps its debug trap; so is a boosted copy of a probe that
-        a post_handler has joined. An emulation whose memory is not there leaves the fault to the copy.
-        """
-        site, regs = hit.site, trap.regs
-        if site.fentry:  # the nop is done, and a post_handler cannot move the program
-            regs.ip = following = (site.addr + len(site.insn.data)) & MASK64
-            self.control.tell(Phase.EMULATE, trap, site)
-            self._stepped(trap, block, hit)
-            regs.ip = following
-            return
-        if not hit.old_flags & TF:
-            if site.jump is not None and site.jump.state is not JumpState.IDLE:
-                regs.flags = regs.flags & ~TF_IF | hit.old_flags
-                self._leave_by_detour(trap, block, site, site.jump)
-                return
-            if site.boosted and not self._wants_post(site):
-                enter_slot(site.slot, regs, single=False)
-                regs.flags |= hit.old_flags
-                self.control.tell(Phase.BOOST, trap, site)
-                self.control.finish(trap, block, site)
-                return
-            if site.emulate is not None and self._emulated(trap, block, hit, site.emulate):
-                return
-        if hit.status is not Status.REENTER:
-            hit.status = Status.HIT_SS
-        hit.single = bool(hit.old_flags & TF) or self._options.step != "int3" or site.boosted or site.emulate is not None
-        hit.at = site.slot
-        if self._options.step == "inline":
-            hit.at = site.addr
-            self._lift(site)
-        enter_slot(hit.at, regs, hit.single)
-        self.control.tell(Phase.STEP, trap, site)
-
-    def _emulated(self, trap: Trap, block: ControlBlock, hit: Hit, emulate: Callable[[PtRegs, Guest], None]) -> bool:
-        regs = trap.regs
-        before = regs.copy()
-        regs.ip = hit.site.addr
-        regs.flags = regs.flags & ~TF_IF | hit.old_flags
-        try:
-            emulate(regs, self._guest)
-        except GuestMemoryError:
-            regs.assign(before)
-            return False
-        self.control.tell(Phase.EMULATE, trap, hit.site)
-        self._stepped(trap, block, hit)
-        return True
-
-    def _wants_post(self, site: Site) -> bool:
-        """Whether a post_handler is to run. One that is added to a registered struct is seen in step "tf" only: where
-        the copy was chosen at registration, the choice stays (prepare_singlestep, since 5.13)."""
-        if self._options.step != "int3":
-            return any(p.post_handler is not None and not p.disabled for p in site.probes)
-        return any(not p.disabled for p in site.posts)
-
-    def _stepped(self, trap: Trap, block: ControlBlock, hit: Hit) -> None:
-        """The instruction is done: the post_handlers, and the end of the hit (kprobe_post_process)."""
-        site, regs = hit.site, trap.regs
-        if hit.status is not Status.REENTER:
-            hit.status = Status.HIT_SSDONE
-            for p in tuple(site.probes):
-                handler = p.post_handler
-                if handler is not None and not p.disabled:
-                    self.control.run(trap, block, hit, p, "post_handler", regs.copy(), lambda h=handler, p=p: h(p, regs, 0))
-                    self.control.tell(Phase.POST, trap, site, p)
-        self.control.finish(trap, block, site)
 
     def _jprobe_trap(self, trap: Trap, block: ControlBlock, hit: Hit, mirror: Mirror, addr: int) -> bool:
         """An int3 inside a jprobe's handler; True when it is one of its stations."""
@@ -278,7 +200,7 @@ class Handlers:
                 raise
             hit.mirror = None
             self.control.tell(Phase.JPROBE_RETURN, trap, hit.site, p)
-            self._execute(trap, block, hit)
+            self._execution.execute(trap, block, hit)
             return True
         if jprobes.is_missed_return(addr):
             jprobes.restore(mirror, regs)
@@ -307,26 +229,6 @@ class Handlers:
         self.control.emit(ProbeEvent(Phase.MISS, trap.cpu, None, addr, addr, reason=Miss.REMOVED))
         return True
 
-    def _debug(self, trap: Trap) -> bool:
-        """The end of a step (post_kprobe_handler); anything else that raises #DB is not ours."""
-        regs, block = trap.regs, self.control.blocks[trap.cpu]
-        hit = block.current
-        if hit is None or not hit.single or hit.status not in (Status.HIT_SS, Status.REENTER):
-            return False
-        site = hit.site
-        if trap.dr6 is not None and not trap.dr6 & DR6_BS:
-            return False
-        if not site.insn.may_end_at(regs.ip - hit.at):
-            return False
-        leave_slot(site, hit.at, regs, hit.old_flags, self._guest)
-        others = trap.dr6 is not None and bool(trap.dr6 & DR6_B)
-        stepped_by_others = bool(hit.old_flags & TF)
-        if trap.dr6 is not None and not stepped_by_others:
-            trap.dr6 &= ~DR6_BS
-        if site.insn.repeats and regs.ip == site.addr:  # one iteration; the breakpoint will be hit again
-            unhook(site, regs.sp)
-        self._stepped(trap, block, hit)
-        return not (others or stepped_by_others)
 
 def _name(site: Site) -> str:
     return site.probes[0].name if site.probes else hex(site.addr)

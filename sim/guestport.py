@@ -26,6 +26,7 @@ class GuestPort:
         """`pages`: physical pages of RAM for the runtime's code."""
         self._machine, self._free_pages = machine, pages
         self._entries: tuple[object, frozenset[int]] = (None, frozenset())
+        self._fixups: tuple[object, dict[int, int]] = (None, {})
 
     @property
     def cpus(self) -> int:
@@ -103,13 +104,16 @@ class GuestPort:
         return self._machine.port.call(cpu, addr, args)
 
     def fixup(self, addr: int) -> int | None:
-        """Entries are pairs of 32-bit offsets from their own places, between the symbols that the kernel uses."""
-        for start, stop in self._tables("__ex_table"):
-            table = self.read(start, stop - start)
-            for at, (insn, target) in zip(range(start, stop, 8), struct.iter_unpack("<ii", table), strict=True):
-                if at + insn == addr:
-                    return at + 4 + target
-        return None
+        """Entries are pairs of 32-bit offsets from their own places, between the symbols that the kernel uses. They are read
+        once for an image."""
+        table, targets = self._fixups
+        if table is not self._machine.symbols:
+            targets = {}
+            for start, stop in self._tables("__ex_table"):
+                pairs = struct.iter_unpack("<ii", self.read(start, stop - start))
+                targets |= {at + insn: at + 4 + to for at, (insn, to) in zip(range(start, stop, 8), pairs, strict=True)}
+            self._fixups = self._machine.symbols, targets
+        return targets.get(addr)
 
     def fentry(self, addr: int) -> bool:
         """Look in the list that the compiler made, between the symbols that the kernel uses. It is read once for an image."""
