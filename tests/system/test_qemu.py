@@ -22,6 +22,7 @@ NOT_HERE = {
     "traps": "looks at RF in the frames of faults, which QEMU 7.2 does not set; test_the_command_shows_differences runs it",
     "irq": "waits for interrupts, and nobody sends them",
     "harts": "needs several harts, and starts them in 64-bit mode",
+    "patched": "needs several harts, too",
 }
 
 HOSTED = [name for name, program in PROGRAMS.items() if program.host]
