@@ -11,12 +11,15 @@ from sim.guestbuild import LINKS, OPT_LEVELS, PROGRAMS, GuestBuildError
 
 NOT_INTEGER = re.compile(r"%[xyz]?mm\d|%st\b|\(bad\)|%k\d")
 
+#: Where the text of each link begins; a module's, behind the kernel's.
+BASES = {"high": 0xFFFFFFFF80100000, "low": 0x100000, "module": 0xFFFFFFFF80800000}
+
 
 @pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_every_program_builds_and_loads(name, link):
     image = load_elf(guestbuild.build_program(name, n=PROGRAMS[name].n_test, link=link))
-    base = 0xFFFFFFFF80100000 if link == "high" else 0x100000
+    base = BASES[link]
     assert image.segments[0].vaddr == base
     assert image.symbols.describe(image.entry) == "_start"
     assert all(base <= s.vaddr < base + (1 << 20) for s in image.segments)
