@@ -47,6 +47,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--hardware", default="some", choices=("none", "some", "all"),
                     help="how many of tests/kprobes run there, too (default: some)")
     group.addoption("--seed", type=int, default=1, help="seed of the tests that draw random numbers (default: 1)")
+    group.addoption("--every-cycle", action="store_true",
+                    help="explore windows cycle by cycle, not each so many cycles (a quarter of an hour)")
     group.addoption("--every-probe", action="store_true", help="probe every instruction one at a time, too, not a sample of them")
 
 
@@ -54,6 +56,14 @@ def pytest_configure(config: pytest.Config) -> None:
     chosen = config.getoption("--engine")
     if chosen not in ("auto", "all", *ENGINES):
         raise pytest.UsageError(f"there is no engine {chosen!r}: use auto, all, {', '.join(ENGINES)}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--every-cycle"):
+        return
+    for item in items:
+        if item.get_closest_marker("every_cycle"):
+            item.add_marker(pytest.mark.skip(reason="every cycle of a window takes minutes: --every-cycle; a part of them runs always"))
 
 
 def pytest_report_header(config: pytest.Config) -> str:

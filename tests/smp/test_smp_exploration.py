@@ -16,7 +16,7 @@ from sim.machine import Machine
 
 #: Both harts are in their loops, of 33 and 41 cycles a turn at least.
 WINDOW = (700, 1220)
-STEPS = [7, pytest.param(1, marks=pytest.mark.slow)]
+STEPS = [7, pytest.param(1, marks=pytest.mark.every_cycle)]
 NARROW, WIDE = Config(), Config(stale_lines=16)
 CONFIGS = pytest.mark.parametrize("config", (NARROW, WIDE), ids=("narrow", "wide"))
 CHANGES = pytest.mark.parametrize("change", (arm("w_add"), disarm("w_add")), ids=("arm", "disarm"))

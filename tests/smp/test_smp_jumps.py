@@ -11,7 +11,7 @@ from sim.machine import Machine
 
 #: Both harts are in their loops, which takes 14 cycles a turn without a probe and 60 with a jump.
 WINDOW = (640, 1160)
-STEPS = [13, pytest.param(1, marks=pytest.mark.slow)]
+STEPS = [13, pytest.param(1, marks=pytest.mark.every_cycle)]
 DELAY = 40
 
 

@@ -251,7 +251,7 @@ def test_K12_every_function_hooked(engine_name, name):
 
 
 #: Each how many cycles of a window something comes: all of them takes its time.
-STEPS = [7, pytest.param(1, marks=pytest.mark.slow)]
+STEPS = [7, pytest.param(1, marks=pytest.mark.every_cycle)]
 
 
 @pytest.mark.parametrize("step", STEPS)
