@@ -230,6 +230,14 @@ def test_stubs_know_the_ports_and_the_error_codes():
 # --- the design is a function of its sources ---
 
 
+def test_test_modules_have_names_of_their_own():
+    """Those outside packages are all found by their bare names, so of two with one name only one is."""
+    bare = [path for path in sorted((ROOT / "tests").rglob("*.py"))
+            if not (path.parent / "__init__.py").exists() and path.name != "conftest.py"]
+    twice = {path.name: sorted(str(other.relative_to(ROOT)) for other in bare if other.name == path.name) for path in bare}
+    assert not {name: paths for name, paths in twice.items() if len(paths) > 1}
+
+
 @pytest.mark.slow
 def test_elaboration_is_deterministic():
     code = (

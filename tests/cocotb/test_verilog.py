@@ -1,4 +1,4 @@
-"""The exported Verilog under an HDL simulator: `scenarios.py` at its ports, through cocotb. One simulation for each.
+"""The exported Verilog under an HDL simulator: `port_scenarios.py` at its ports, through cocotb. One simulation for each.
 
 Icarus Verilog (11 or later) is used when it is there, else Verilator (5.036 or later); ``KPHW_SIM`` chooses one.
 """
@@ -29,7 +29,7 @@ ROOT = HERE.parents[1]
 RAM_BYTES = 64 << 10
 
 SCENARIOS = re.findall(
-    r"^@cocotb\.test.*\n(?:@.*\n)*async def (\w+)", (HERE / "scenarios.py").read_text(), re.MULTILINE
+    r"^@cocotb\.test.*\n(?:@.*\n)*async def (\w+)", (HERE / "port_scenarios.py").read_text(), re.MULTILINE
 )
 
 
@@ -96,7 +96,7 @@ def test_scenario(scenario: str, built, tmp_path: Path, monkeypatch: pytest.Monk
     results = tmp_path / "results.xml"
     with contextlib.suppress(SystemExit):  # the runner exits when a test fails
         runner.test(
-            test_module="scenarios",
+            test_module="port_scenarios",
             hdl_toplevel="top",
             test_filter=rf"\.{scenario}(/|$)",
             build_dir=folder,
