@@ -167,5 +167,6 @@ def _probe(
     report.probes, report.hits, report.probed_cases = len(planted.probes), planted.hits, len(cases)
     describe = machine.symbols.describe
     report.refused = {describe(address): reason for address, reason in planted.refused.items()}
-    report.seeds = [name for name in SEEDS if machine.symbols.lookup(name) in planted.probes]
+    probed = {describe(address).partition("+")[0] for address in planted.probes}
+    report.seeds = [name for name in SEEDS if name in probed]
     planted.remove()

@@ -13,6 +13,7 @@ from sim.machine import Kprobe, KprobeError, Machine
 SEEDS = ("__blockdev_direct_IO", "ip_queue_xmit", "__ip_queue_xmit")
 
 #: What repeats is executed once and counted by the emulator for each time: no count to compare.
+_ENDBR64 = b"\xf3\x0f\x1e\xfa"
 _REP = (0xF2, 0xF3)
 _STRING = frozenset((0xA4, 0xA5, 0xA6, 0xA7, 0xAA, 0xAB, 0xAC, 0xAD, 0xAE, 0xAF))
 
@@ -35,8 +36,10 @@ def instructions(machine: Machine, function: str) -> Iterator[tuple[int, bytes]]
 
 def places(machine: Machine, function: str, inner: int) -> list[int]:
     """Return the entry of a function, and `inner` instructions spread over the rest of it."""
-    # int3 is filler behind jumps, and no place for a probe
-    able = [address for address, code in instructions(machine, function) if not _repeats(code) and code != b"\xcc"]
+    # int3 is filler behind jumps, and no place for a probe; one on endbr64 is moved behind it
+    able = [
+        address for address, code in instructions(machine, function) if not _repeats(code) and code not in (b"\xcc", _ENDBR64)
+    ]
     rest = able[1:]
     count = min(inner, len(rest))
     return able[:1] + [rest[(2 * i + 1) * len(rest) // (2 * count)] for i in range(count)]
