@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -25,17 +24,20 @@ from kprobes import (
     PtRegs,
     Region,
 )
+from kprobes.events import ProbeEvent
 from kprobes.tracing import ProbeEvents
 from sim.coresync import CoreSync, How
-from sim.deliveries import Deliveries, Returns, shutdown_text
+from sim.deliveries import Deliveries, Returns
 from sim.elf import Image, SymbolTable, load_elf
 from sim.engine import NEVER, Engine, Recording, SocFactory, Stop, StopOn, StopReason, default_soc, open_engine
-from sim.events import Event, EventLog, Lost, ProbePhase, Shutdown, Trap, TrapPortCall, from_records
+from sim.events import Event, EventLog, ProbePhase, Shutdown, Trap, from_records
 from sim.guestport import GuestPort
 from sim.harts import HartView
-from sim.memento import Memento
+from sim.memento import Memento, Snapshot
 from sim.memory import GuestMemory, GuestMemoryError
 from sim.modules import Modules
+from sim.result import RunResult, run_result
+from sim.runloop import RunLoop
 from sim.trapport import Call, TrapPort
 
 #: This module is the one door to the runtime; what plants probes from within `sim` takes these from here.
@@ -60,37 +62,6 @@ _DEFAULT_OPTIONS = Options()
 @cache
 def _zeros(size: int) -> bytes:
     return bytes(size)
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """How a run ended. `exit` is the status that QEMU would give, None if the guest did not end itself.
-
-    `unhandled`: TrapPort requests that the runtime did not take. `lost`: interrupts that a fault in their delivery lost.
-    `shutdown`: the traps that ended in a triple fault, and `why`: the same in words, with what to look at.
-    """
-
-    reason: StopReason
-    cycles: int
-    retired: int
-    exit: int | None
-    console: bytes
-    hits: int
-    engine: str
-    seconds: float
-    unhandled: list[TrapPortCall] = field(default_factory=list)
-    lost: list[Lost] = field(default_factory=list)
-    shutdown: list[Trap] = field(default_factory=list)
-    why: str = ""
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A machine at a moment: hardware and RAM as the engine saves them, and what the software around it holds."""
-
-    cycle: int
-    hardware: bytes
-    software: Memento
 
 
 class Machine:
@@ -144,12 +115,9 @@ class Machine:
         self._deliveries = Deliveries()
         self.returns = Returns()
         self.symbols = SymbolTable()
-        self.stale: set[int] = set()
         self._user: list[object] = []
         self.text: list[tuple[int, int]] = []
-        self._ended: Stop | None = None
-        self._raised: Exception | None = None
-        self._worked = -1
+        self._loop = RunLoop(self)
         ram_bytes = config.ram_bytes
         area = max(ram_bytes - STACK_BYTES - SLOT_PAGES * PAGE, ram_bytes // 2) & -PAGE
         own, *free = range(area, min(area + SLOT_PAGES * PAGE, ram_bytes - PAGE), PAGE)
@@ -176,14 +144,6 @@ class Machine:
     def idle(self) -> bool:
         """Whether neither a handler nor a request to the runtime is under way."""
         return self.port.idle and self.cores.idle
-
-    def fetch_anew(self, harts: Iterable[int] | None = None) -> None:
-        """Let harts, by default all, fetch their code again before they run on: memory has changed under way."""
-        self.stale.update(range(len(self.harts)) if harts is None else harts)
-
-    def fetches(self, hart: int) -> None:
-        """Take note that a hart will fetch its code again without help."""
-        self.stale.discard(hart)
 
     def load(self, address: int, code: bytes, *, start: bool = True) -> None:
         """Place code, and with `start` let hart 0 begin there. The code counts as text that can be probed."""
@@ -220,14 +180,16 @@ class Machine:
         stop = self._stop_on(until)
         began, first, start = time.perf_counter(), len(self.events), self.cycle
         retired = [hart.retired for hart in self.harts]
-        try:
-            ended = self.advance(max_cycles, stop)
-        except BaseException:
-            self._ended = None
-            raise
+        ended = self._loop.run(max_cycles, stop)
         if ended.reason == StopReason.SHUTDOWN:
             self.note(Shutdown(ended.hart, self.cycle - 1, tuple(self._deliveries.chain(ended.hart))))
-        return self._result(ended.reason, first, start, retired, time.perf_counter() - began)
+        return run_result(
+            ended.reason, [self.events[i] for i in range(first, len(self.events))], self.symbols,
+            cycles=self.cycle - start,
+            retired=sum(hart.retired - before for hart, before in zip(self.harts, retired, strict=True)),
+            engine=self.engine.name,
+            seconds=time.perf_counter() - began,
+        )
 
     def step(self, count: int = 1, hart: int = 0) -> RunResult:
         """Run until a hart has retired `count` instructions more."""
@@ -239,11 +201,8 @@ class Machine:
         `run` begins with the same; after this alone, the cycle is known from which no hart runs old code. If the guest
         ends meanwhile, the next `run` says so.
         """
-        while self.stale and self._ended is None and self._busy():
-            ended = self.advance(1)
-            if ended.reason != StopReason.MAX_CYCLES:
-                self._ended = ended
-        self._drain()
+        self._loop.sync()
+        self.drain()
 
     def keep(self, state: object) -> None:
         """Let snapshots include an object of the user that handlers change, with the lists, dicts and sets in it.
@@ -258,7 +217,7 @@ class Machine:
         EngineError if the engine has not the capability ``snapshot``.
         """
         hardware = self.engine.save()
-        self._drain()
+        self.drain()
         return Snapshot(self.cycle, hardware, Memento([self, *self._user], [self.engine, self.symbols]))
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -278,38 +237,29 @@ class Machine:
         self.close()
 
     def _stop_on(self, until: str | int | StopOn | None) -> StopOn:
-        if until is None:
-            return NEVER
-        if isinstance(until, StopOn):
-            return until
         if isinstance(until, str):
             address = self.symbols.lookup(until)
             if address is None:
                 raise ValueError(f"there is no symbol {until!r} in the guest")
             until = address
-        return StopOn(reach=until)
+        if isinstance(until, int):
+            return StopOn(reach=until)
+        return NEVER if until is None else until
 
-    def _result(self, reason: StopReason, first: int, start: int, retired: list[int], seconds: float) -> RunResult:
-        events = [self.events[i] for i in range(first, len(self.events))]
-        exits = [event.value for event in events if event.kind == "exit"]  # type: ignore[attr-defined]
-        down = events[-1] if events else None
-        chain = list(down.chain) if isinstance(down, Shutdown) else []
-        return RunResult(
-            reason=reason,
-            cycles=self.cycle - start,
-            retired=sum(h.retired - r for h, r in zip(self.harts, retired, strict=True)),
-            exit=((exits[0] << 1) | 1) & 0xFF if exits else None,
-            console=bytes(event.byte for event in events if event.kind == "console"),  # type: ignore[attr-defined]
-            hits=sum(isinstance(event, ProbePhase) and event.phase == "hit" for event in events),
-            engine=self.engine.name,
-            seconds=seconds,
-            unhandled=[event for event in events if isinstance(event, TrapPortCall) and not event.handled],
-            lost=[event for event in events if isinstance(event, Lost)],
-            shutdown=chain,
-            why=f"hart {down.hart} {shutdown_text(chain, self.symbols)}" if isinstance(down, Shutdown) else "",
-        )
+    # For the parts of the machine, which meet here.
 
-    # Running.
+    def fetch_anew(self, harts: Iterable[int] | None = None) -> None:
+        """Let harts, by default all, fetch their code again before they run on: memory has changed under way."""
+        self._loop.fetch_anew(harts)
+
+    def fetches(self, hart: int) -> None:
+        """Take note that a hart will fetch its code again without help."""
+        self._loop.stale.discard(hart)
+
+    @property
+    def stale(self) -> set[int]:
+        """Numbers of the harts that are to fetch their code again."""
+        return self._loop.stale
 
     def advance(
         self, cycles: int, stop: StopOn = NEVER, call: Call | None = None, done: Callable[[], bool] | None = None
@@ -320,58 +270,14 @@ class Machine:
         While a handler or a request to the runtime is under way, an exit of the guest and what handlers raise wait for its
         end. Outside of a handler, the cycles of handlers' calls count.
         """
-        first, began, own = self._retired(stop), self.cycle, 0
-        while True:
-            if self.idle and self._raised is not None:
-                error, self._raised = self._raised, None
-                raise error
-            if self._ended is not None and self.idle:
-                ended, self._ended = self._ended, None
-                return ended
-            left = stop
-            if stop.retired is not None:
-                left = replace(stop, retired=max(0, stop.retired - (self._retired(stop) - first)))
-            budget = cycles - (own if call else self.cycle - began)
-            if budget <= 0:
-                return Stop(StopReason.MAX_CYCLES, None, own)
-            if (self.stale or self._work_is_due()) and self._busy():
-                budget = 1
-            elif self.idle and self.deadline is not None:
-                budget = min(budget, max(1, self.deadline - self.cycle))
-            if done is not None and done():
-                return Stop(StopReason.MAX_CYCLES, None, own)
-            ended = self._run(budget, left)
-            own += ended.cycles
-            if ended.reason == StopReason.TRAP_REQUEST:
-                assert ended.hart is not None
-                if call is not None and ended.hart == call.hart and self.port.meets(call):
-                    return replace(ended, cycles=own)
-                self._serve(ended.hart)
-            elif ended.reason == StopReason.EXIT and not self.idle:
-                self._ended = self._ended or ended
-            elif ended.reason != StopReason.MAX_CYCLES:
-                return replace(ended, cycles=own)
-
-    def _serve(self, hart: int) -> None:
-        try:
-            self.port.serve(hart)
-        except (HandlerError, KprobePanic) as error:
-            if self.cores.idle:
-                raise
-            self._raised = self._raised or error
+        return self._loop.advance(cycles, stop, call, done)
 
     def ends(self, ended: Stop) -> None:
         """Let the next run end with this, which came while a request was under way."""
-        self._ended = self._ended or ended
+        self._loop.ends(ended)
 
-    def _run(self, cycles: int, stop: StopOn) -> Stop:
-        """Let the engine run, and take what it recorded."""
-        try:
-            return self.engine.run(cycles, stop)
-        finally:  # a DesignError leaves the events that led to it
-            self._drain()
-
-    def _drain(self) -> None:
+    def drain(self) -> None:
+        """Take what the engine has recorded into the log."""
         retires = self.record_mode == Recording.ALL and (True if self.watch is None else self.watch)
         for event in self._deliveries.follow(from_records(self.engine.drain(), retires)):
             self.note(event)
@@ -383,54 +289,6 @@ class Machine:
         self.events.append(event)
         self.returns.follow(event)
 
-    def _retired(self, stop: StopOn) -> int:
-        return sum(hart.retired for hart in self.harts if stop.hart in (None, hart.number))
-
-    def _work_is_due(self) -> bool:
-        return self.idle and self.deadline is not None and self.deadline <= self.cycle != self._worked
-
-    def _busy(self) -> bool:
-        """Do what is to be done between instructions: the runtime's work, and fetching anew; True: it has to wait for some."""
-        if self._work_is_due():
-            states = [hart.state for hart in self.harts]
-            if any(state.trap_request or not state.boundary for state in states):
-                return True
-            self._worked = self.cycle
-            self.kprobes.work()
-        return self._refetch()
-
-    def _refetch(self) -> bool:
-        """Let harts fetch again what they had fetched before memory was written; True: one has to come to a boundary first.
-
-        One that waits in a TrapPort store of an entry stub does so anyway.
-        """
-        waiting = False
-        for hart in sorted(self.stale):
-            state = self.engine.state(hart)
-            if self.port.waits(hart):
-                if self.port.leaves_by_iretq(hart):
-                    self.stale.discard(hart)
-            elif state.shutdown:
-                self.stale.discard(hart)
-            elif state.boundary and not state.trap_request:
-                self.engine.refetch(hart)
-                self.stale.discard(hart)
-            else:
-                waiting = True
-        return waiting
-
-    def _on_probe(self, event: object) -> None:
-        address = event.addr  # type: ignore[attr-defined]
-        self.note(
-            ProbePhase(
-                event.cpu,  # type: ignore[attr-defined]
-                self.cycle,
-                str(event.kind),  # type: ignore[attr-defined]
-                address,
-                self.symbols.describe(address),
-                event.ip,  # type: ignore[attr-defined]
-                event.result,  # type: ignore[attr-defined]
-                event.reason and str(event.reason),  # type: ignore[attr-defined]
-            )
-        )
-
+    def _on_probe(self, event: ProbeEvent) -> None:
+        at, reason = self.symbols.describe(event.addr), event.reason and str(event.reason)
+        self.note(ProbePhase(event.cpu, self.cycle, str(event.kind), event.addr, at, event.ip, event.result, reason))

@@ -1,10 +1,10 @@
-"""What Python objects hold, kept and put back in place: the software's half of a snapshot (`sim.machine.Machine.snapshot`)."""
+"""What Python objects hold, kept and put back in place: the software's half of a snapshot (`Machine.snapshot`)."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import is_dataclass
+from dataclasses import dataclass, is_dataclass
 from enum import Enum
 from functools import cache, partial
 from types import FunctionType, MethodType
@@ -58,6 +58,15 @@ class Memento:
                 item.update(content)
             else:
                 _assign(item, *content)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A machine at a moment: hardware and RAM as the engine saves them, and what the software around it holds."""
+
+    cycle: int
+    hardware: bytes
+    software: Memento
 
 
 @cache

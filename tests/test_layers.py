@@ -29,7 +29,9 @@ MAY_IMPORT = {
     "sim.kernel": ("sim", "hw", "elftools"),
     "sim.kernel.classify": ("capstone",),
     "sim.kernel.emulator": ("unicorn",),
-    **dict.fromkeys(("sim.machine", "sim.frames", "sim.guestport", "sim.modules", "sim.trapport"), ("sim", "hw", "kprobes")),
+    **dict.fromkeys(
+        ("sim.machine", "sim.frames", "sim.guestport", "sim.modules", "sim.runloop", "sim.trapport"), ("sim", "hw", "kprobes")
+    ),
 }
 
 #: The pipeline: these meet in hw/types.py and hw/bus.py, and hw/core.py connects them.
