@@ -18,7 +18,7 @@ When a handler raises, the hit is undone as ``HandlerError`` describes, on its c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from kprobes.control import Control, ControlBlock, Hit
 from kprobes.errors import KprobePanic
@@ -97,11 +97,7 @@ class Handlers:
             self._execution.execute(trap, block, hit)
             return
         self.control.tell(Phase.HIT, trap, site)
-        for p in tuple(site.probes):
-            if p.disabled:
-                self.control.miss(trap, site, p, Miss.DISABLED)
-                continue
-            p.hits += 1
+        for p in self._counted(trap, site):
             if p.jprobe is not None:
                 hit.mirror = self._jprobes.enter(trap.cpu, p.jprobe, regs)
                 self.control.tell(Phase.JPROBE_ENTRY, trap, site, p)
@@ -127,11 +123,7 @@ class Handlers:
             return True
         hit = block.current = Hit(site, Status.HIT_ACTIVE, regs.flags & TF_IF)
         self.control.tell(Phase.HIT, trap, site)
-        for p in tuple(site.probes):
-            if p.disabled:
-                self.control.miss(trap, site, p, Miss.DISABLED)
-                continue
-            p.hits += 1
+        for p in self._counted(trap, site):
             if p.pre_handler is not None:
                 self._pre_handler(trap, block, hit, p, p.pre_handler)
         self._execution.leave_by_detour(trap, block, site, site.jump)
@@ -150,6 +142,15 @@ class Handlers:
         self._hit(trap, block, site)
         self._fentry.redirect(regs)
         return True
+
+    def _counted(self, trap: Trap, site: Site) -> Iterator[Kprobe]:
+        """Yield the probes that a hit is for, each counted when its turn comes; one that is disabled misses the hit."""
+        for p in tuple(site.probes):
+            if p.disabled:
+                self.control.miss(trap, site, p, Miss.DISABLED)
+            else:
+                p.hits += 1
+                yield p
 
     def _pre_handler(
         self, trap: Trap, block: ControlBlock, hit: Hit, p: Kprobe, handler: Callable[[Kprobe, PtRegs], int | None],
