@@ -1,16 +1,13 @@
 """Kretprobes: the return address of a function replaced by a trampoline, and the way back to the real one.
 
     hit at the entry        pre_handler: an instance is taken, [sp] = trampoline
-    the function returns    the trampoline builds a pt_regs and stores its address to a door (kprobes.savearea)
+    the function returns    the trampoline builds a pt_regs and stores its address to a door (kprobes.trampoline)
     on_return               [fp] = ip = the real address; the handlers run; the trampoline returns there
 
 Calls pair with their returns by the address of the return slot, ``fp`` (``kprobes.calls``).
 
-The trampoline begins with a call to its own next instruction: that makes the slot which its ``ret`` will need, and keeps
-the return predictor of a processor in step with the stack.
-
 Sources: pre_handler_kretprobe and __kretprobe_trampoline_handler, kernel/kprobes.c; rethook_trampoline_handler,
-kernel/trace/rethook.c; arch_rethook_trampoline, arch/x86/kernel/rethook.c.
+kernel/trace/rethook.c.
 """
 
 from __future__ import annotations
@@ -24,11 +21,11 @@ from kprobes.checks import Place
 from kprobes.control import Control, Hit
 from kprobes.errors import HandlerError, KprobeError, KprobePanic, Rule
 from kprobes.events import Phase, ProbeEvent
-from kprobes.port import PAGE_SIZE, Door, Guest, GuestMemoryError, Trap
+from kprobes.port import Guest, GuestMemoryError, Trap
 from kprobes.probes import Kprobe, Kretprobe, KretprobeInstance, Miss, Status
 from kprobes.ptregs import MASK64, TF_IF, PtRegs
 from kprobes.registry import Registry
-from kprobes.savearea import Line, code, through
+from kprobes.trampoline import Trampoline
 
 #: The largest ``data_size`` (KRETPROBE_MAX_DATA_SIZE).
 MAX_DATA_SIZE = 4096
@@ -72,11 +69,16 @@ class Retprobes:
         self._control = control
         self._pools: dict[Kretprobe, Pool] = {}
         self._calls = Calls(self._lost, self._found)
-        self.trampoline: int | None = None
+        self._trampoline = Trampoline(guest)
+
+    @property
+    def trampoline(self) -> int | None:
+        """Address of the trampoline, None before the first registration."""
+        return self._trampoline.addr
 
     def owns(self, addr: int) -> bool:
         """Whether ``addr`` lies in the page of the trampoline."""
-        return self.trampoline is not None and 0 <= addr - self.trampoline < PAGE_SIZE
+        return self._trampoline.owns(addr)
 
     def in_flight(self, rp: Kretprobe) -> int:
         """Return how many instances of a kretprobe are in use."""
@@ -101,7 +103,7 @@ class Retprobes:
         if not 0 <= rp.data_size <= MAX_DATA_SIZE:
             raise KprobeError(
                 errno.E2BIG, f"data_size is {rp.data_size}; an instance has 0 to {MAX_DATA_SIZE} bytes of data", Rule.SIZE)
-        made = self._make_trampoline(place.addr)
+        made = self._trampoline.make(place.addr)
         rp.kp.pre_handler = lambda _, regs: self._enter(rp, regs)
         rp.kp.post_handler = None
         rp.unhook = lambda fp: self._unhook(rp, fp)
@@ -116,7 +118,7 @@ class Retprobes:
             del self._pools[rp]
             rp.maxactive, rp.nmissed = before
             if made:
-                self._free_trampoline()
+                self._trampoline.free()
             raise
 
     def unregister(self, rp: Kretprobe) -> None:
@@ -138,10 +140,6 @@ class Retprobes:
                 Rule.ENTRY)
         return place
 
-    def listing(self) -> tuple[Line, ...]:
-        """Return the trampoline's instructions."""
-        return Line(b"\xe8\x00\x00\x00\x00", "call .+5"), *through(self._guest.door(Door.TRAMPOLINE), 8), Line(b"\xc3", "ret")
-
     def _enter(self, rp: Kretprobe, regs: PtRegs) -> int:
         """Hook the call whose first instruction is about to run (pre_handler_kretprobe); always 0."""
         fp, pool = regs.sp, self._pools[rp]
@@ -152,11 +150,11 @@ class Retprobes:
             word = self._word(fp)
         except GuestMemoryError:
             word = None
-        if call is not None and word != self.trampoline:
+        if call is not None and word != self._trampoline.addr:
             self._calls.lose(call)  # another call is in its place
             self._discard(call)
             call = None
-        if call is None and word not in (None, self.trampoline):
+        if call is None and word not in (None, self._trampoline.addr):
             call = Call(fp, cast(int, word), stack)
         ri = (pool.take() or (pool.take() if self._reclaim() else None)) if call is not None else None
         if call is None or ri is None:
@@ -178,8 +176,8 @@ class Retprobes:
     def _hook(self, call: Call, ri: KretprobeInstance) -> None:
         call.instances.append(ri)
         if len(call.instances) == 1:
-            assert self.trampoline is not None, "a kretprobe is registered, so the trampoline exists"
-            self._guest.write(call.fp, self.trampoline.to_bytes(8, "little"))
+            assert self._trampoline.addr is not None, "a kretprobe is registered, so the trampoline exists"
+            self._guest.write(call.fp, self._trampoline.addr.to_bytes(8, "little"))
             self._calls.add(call)
 
     def _unhook(self, rp: Kretprobe, fp: int) -> None:
@@ -256,24 +254,6 @@ class Retprobes:
         call = self._calls.find(fp)
         return None if call is None else call.ret_addr
 
-    def _make_trampoline(self, near: int) -> bool:
-        if self.trampoline is not None:
-            return False
-        try:
-            page = self._guest.alloc_text_page(near)
-        except MemoryError as exc:
-            raise KprobeError(errno.ENOMEM, f"the guest has no text page left for the trampoline: {exc}", Rule.MEMORY) from exc
-        self._guest.write(page, code(self.listing()))
-        self._guest.sync_cores()
-        self.trampoline = page
-        return True
-
-    def _free_trampoline(self) -> None:
-        assert self.trampoline is not None
-        self._guest.write(self.trampoline, bytes(len(code(self.listing()))))
-        self._guest.free_text_page(self.trampoline)
-        self.trampoline = None
-
     def _word(self, addr: int) -> int:
         return int.from_bytes(self._guest.read(addr, 8), "little")
 
@@ -298,7 +278,7 @@ class Retprobes:
         gone: list[Call] = []
         for call in self._calls.lost:
             try:
-                still = self._word(call.fp) == self.trampoline
+                still = self._word(call.fp) == self._trampoline.addr
             except GuestMemoryError:
                 still = False
             if not still:

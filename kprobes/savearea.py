@@ -1,6 +1,6 @@
 """Code that reaches the runtime without a trap: a whole ``pt_regs`` on the guest's stack, a store, and back again.
 
-A function's return (``retprobes``) and an optimised probe (``detour``) run it in the middle of a program, so that
+A function's return (``trampoline``) and an optimised probe (``detour``) run it in the middle of a program, so that
 nothing may change that the runtime does not change: no register, no flag, not IF. Interrupts and NMIs may come at any
 instruction of it; they write below sp, where nothing that is needed ever lies.
 
