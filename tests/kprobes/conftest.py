@@ -11,6 +11,7 @@ import zlib
 
 import pytest
 
+from kprobes import ProbeEvents
 from sim.engine import EngineUnavailable, open_engine
 from tests.kprobes.fakemachine import MODES, FakeMachine
 from tests.kprobes.hardmachine import HardMachine
@@ -27,6 +28,12 @@ def every_mode(request, monkeypatch):
     """Run the test in each way of executing displaced instructions; return the options."""
     monkeypatch.setattr(FakeMachine, "mode", MODES[request.param])
     return MODES[request.param]
+
+
+@pytest.fixture
+def events(m):
+    """Probe events on the guest ``m`` of the test's module."""
+    return ProbeEvents(m.kprobes, m, "guest")
 
 
 def pytest_generate_tests(metafunc):

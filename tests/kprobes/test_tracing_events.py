@@ -44,11 +44,6 @@ def m(every_mode):
     return FakeMachine(SOURCE)
 
 
-@pytest.fixture
-def events(m):
-    return ProbeEvents(m.kprobes, m, "guest")
-
-
 def refused(number, call, *arguments, match=None):
     with pytest.raises(KprobeError, match=match) as info:
         call(*arguments)

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kprobes import ProbeEvents
 from kprobes.tracing import ErrorCode, ProbeEventError
 from kprobes.tracing.filter import compile_filter
 from kprobes.tracing.record import Field, Layout, TraceRecord
@@ -25,6 +24,11 @@ name: .asciz "xyz"
 
 LAYOUT = Layout("kprobes", "e", False, (
     Field("a", TYPES["u64"], 0), Field("b", TYPES["s32"], 0), Field("name", TYPES["string"], 0), Field("list", TYPES["u8"], 4)))
+
+
+@pytest.fixture
+def m():
+    return FakeMachine(SOURCE)
 
 
 def passes(text, a=0, b=0, name="xyz", cpu=0):
@@ -106,9 +110,7 @@ def test_every_code_of_filters_has_a_test():
     assert {code for code, _ in REFUSED} == {code.name for code in codes[codes.index(ErrorCode.NO_FILTER):]}
 
 
-def test_a_filter_drops_records_and_counts_hits():
-    m = FakeMachine(SOURCE)
-    events = ProbeEvents(m.kprobes, m, "guest")
+def test_a_filter_drops_records_and_counts_hits(m, events):
     events.write("p:e f n=%di:u32 s=+0(%si):string")
     events.enable()
     events.set_filter("e", 'n > 2 && s == "xyz"')
@@ -125,9 +127,7 @@ def test_a_filter_drops_records_and_counts_hits():
     assert len(events.records) == 4 and events["e"].filter == ""
 
 
-def test_a_filter_for_a_group_is_set_on_all_its_events_or_on_none():
-    m = FakeMachine(SOURCE)
-    events = ProbeEvents(m.kprobes, m)
+def test_a_filter_for_a_group_is_set_on_all_its_events_or_on_none(m, events):
     events.write("p:g/a f n=%di\np:g/b f+5 n=%di")
     events.set_filter("g/", "n == 1")
     assert [event.filter for event in events] == ["n == 1"] * 2

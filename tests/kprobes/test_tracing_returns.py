@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from kprobes import KprobeError, ProbeEvents
+from kprobes import KprobeError
 from tests.kprobes.fakemachine import FakeMachine
 
 SOURCE = """
@@ -50,11 +50,6 @@ path: .asciz "/etc/passwd"
 @pytest.fixture
 def m(every_mode):
     return FakeMachine(SOURCE)
-
-
-@pytest.fixture
-def events(m):
-    return ProbeEvents(m.kprobes, m, "guest")
 
 
 def bodies(events):

@@ -179,11 +179,6 @@ def m():
     return machine
 
 
-@pytest.fixture
-def events(m):
-    return ProbeEvents(m.kprobes, m, "guest")
-
-
 def refused(m, events, marked, code, number):
     """The command must be refused with this code, errno and caret, and leave no trace."""
     position, command = marked.index("^"), marked.replace("^", "", 1)

@@ -48,8 +48,7 @@ def trace(m):
     return values
 
 
-def test_E04_registers_and_memory(m):
-    events = ProbeEvents(m.kprobes, m, "guest")
+def test_E04_registers_and_memory(m, events):
     events.write("p:e f %di x=+8(%si):u32")
     events.enable("e")
     m.call("f", 0x123, m["chain"])
