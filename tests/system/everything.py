@@ -34,6 +34,8 @@ MODES = {
     "int3+optimise": Options(step="int3", boost=True, optimize=True),
 }
 
+FORMS, DISPLACED = (Path(__file__).with_name(name) for name in ("forms.S", "displaced.S"))
+
 #: Guest and its size parameter, None: it has none. `forms` has every form of instruction that displacing can get wrong.
 GUESTS = {
     "forms": None, "demo": 1, "linkedlist": 4, "matrix": 2, "tokeniser": 8, "crc": 2, "sort": 6, "strings": 1, "dispatch": 4,
@@ -66,8 +68,7 @@ class Guest:
 
 def image_of(name: str) -> Image:
     """Build a guest."""
-    forms = Path(__file__).parent / "forms.S"
-    return load_elf(build([forms]) if name == "forms" else build_program(name, n=GUESTS[name]))
+    return load_elf(build([FORMS, DISPLACED]) if name == "forms" else build_program(name, n=GUESTS[name]))
 
 
 def instructions(image):

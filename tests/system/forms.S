@@ -1,4 +1,4 @@
-/* Every form of instruction that displacing may get wrong, each leaving what it did in `results`. */
+/* Every form of instruction that displacing may get wrong, each leaving what it did at %r15 (displaced.S). */
 
 	.macro	note value			/* the next quadword of results */
 	mov	\value, (%r15)
@@ -12,14 +12,9 @@
 	.endm
 
 	.text
-	.globl	main
-	.type	main, @function
-main:
-	push	%rbx
-	push	%rbp
-	push	%r12
-	push	%r15
-	lea	results(%rip), %r15
+	.globl	snippet
+	.type	snippet, @function
+snippet:
 	call	calls
 	call	jumps
 	call	loops
@@ -28,18 +23,8 @@ main:
 	call	strings
 	call	operands
 	call	stack
-	pop	%r15
-	pop	%r12
-	pop	%rbp
-	pop	%rbx
-	xor	%eax, %eax
 	ret
-	.size	main, . - main
-
-	.type	leaf, @function
-leaf:	mov	(%rsp), %rax			/* the return address that the call pushed */
-	ret
-	.size	leaf, . - leaf
+	.size	snippet, . - snippet
 
 	.type	calls, @function
 calls:
@@ -366,11 +351,9 @@ stack:
 
 	.data
 	.balign	16
-number:	.quad	0x1112345678, 2, 3, 4, 7, 9, 0
 table:	.quad	table_target, leaf
 source:	.ascii	"abcdefghijklmnopqrstuvwxyz"
 	.balign	8
 target:	.skip	64
-results: .skip	1600
 
 	.section .note.GNU-stack, "", @progbits

@@ -15,43 +15,12 @@ from sim.elf import load_elf
 from sim.engine import StopReason
 from sim.guestbuild import build_text
 from sim.machine import Machine
-from tests.system.everything import MODES, final_state
+from tests.system.everything import DISPLACED, MODES, final_state
 
 SOURCE = r"""
-	.globl	main, here, snippet
-	.type	main, @function
-main:	push	%rbx
-	push	%rbp
-	push	%r12
-	push	%r15
-	lea	results(%rip), %r15
-	lea	number(%rip), %rdi
-	mov	$7, %eax
-	call	snippet
-	pushfq
-	.irp	reg, rax, rcx, rdx, rbx, rsi, rdi, r11, rsp
-	mov	%\reg, (%r15)
-	add	$8, %r15
-	.endr
-	popq	(%r15)
-	cli
-	cld
-	pop	%r15
-	pop	%r12
-	pop	%rbp
-	pop	%rbx
-	xor	%eax, %eax
-	ret
-	.size	main, . - main
-
-	.type	leaf, @function
-1:
-leaf:	mov	(%rsp), %rdx
-	mov	%rsp, %rcx
-	ret
-	.size	leaf, . - leaf
-
+	.globl	here, snippet
 	.type	snippet, @function
+1:
 snippet:
 	SNIPPET
 	ret
@@ -59,12 +28,12 @@ snippet:
 
 	.data
 	.balign	16
-number:	.quad	0x1112345678, 2, 3, 4, 5, 6, 7, 8
 pointer: .quad	leaf, 1b
 bytes:	.ascii	"abcdefghijklmnop"
 	.balign	16
 copy:	.skip	64
-results: .skip	256
+
+	.section .note.GNU-stack, "", @progbits
 """
 
 CC = ("o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g")
@@ -184,7 +153,7 @@ def ids(rows):
 
 
 def machine_of(row, engine, mode):
-    elf = build_text(SOURCE.replace("SNIPPET", row.text), name="instruction", suffix=".S")
+    elf = build_text(SOURCE.replace("SNIPPET", row.text), name="instruction", suffix=".S", beside=[DISPLACED])
     return Machine(load_elf(elf), engine=engine, probes=MODES[mode])
 
 
@@ -244,11 +213,12 @@ def test_I01_to_I52_displaced(row, mode, compiled):
 @pytest.mark.parametrize("row", REFUSED, ids=ids(REFUSED))
 def test_I29_I31_I32_I33_I34_I36_I55_refused(row, mode, compiled):
     with machine_of(row, compiled, mode) as machine:
-        before = machine.mem.read(machine.symbols.lookup("main"), 512)
+        snippet = machine.symbols.lookup("snippet")
+        before = machine.mem.read(snippet, 64)
         with pytest.raises(KprobeError) as info:
             machine.kprobes.register_kprobe(Kprobe(symbol_name="here"))
         assert info.value.errno == ERRNO[row.ids]
-        assert machine.mem.read(machine.symbols.lookup("main"), 512) == before and not machine.kprobes.registered
+        assert machine.mem.read(snippet, 64) == before and not machine.kprobes.registered
 
 
 @pytest.mark.parametrize("mode", MODES)
