@@ -49,6 +49,7 @@ class AddressStage(Component):
     stores : for m, x and w: valid, pa and size of a store that is not yet in memory.
     stores : for m, x and w: also whether it is split.
     request, request_pa, request_size, request_lock, grant : the load's request; it is made in a cycle with both.
+    request_lock, a claim to the memory's lock, is also there when the uop is just being dropped (`hw.bus.DataBus`).
     request_split, request_rest : it crosses its page, and goes on in another frame.
     walk : to the page walker. walking : it has the data bus. smap, ac : CR4.SMAP; RFLAGS.AC, which lifts it.
     alignment : CR0.AM, which with ac makes what CPL 3 does not align a fault.
@@ -199,17 +200,18 @@ class AddressStage(Component):
             with m.Else():
                 m.d.comb += [out.u.fault.vector.eq(Vector.PF), out.u.fault.error.eq(translate.error)]
 
-        slot, ready, go = Signal(), Signal(), Signal()
+        there, free, may, go = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
-            slot.eq(has_room(self.o)),
-            ready.eq(self.i.valid & ~wait & slot & ~self.kill & (fault | ~(access & translate.wait))),
-            self.request.eq(ready & load & ~fault & ~conflict & ~(translate.device & pending) & ~(self.walking | self.hold)),
+            there.eq(self.i.valid & ~wait & (fault | ~(access & translate.wait))),
+            free.eq(has_room(self.o) & ~self.kill),
+            may.eq(there & load & ~fault & ~conflict & ~(translate.device & pending) & ~(self.walking | self.hold)),
+            self.request.eq(may & free),
             self.request_pa.eq(translate.pa),
             self.request_size.eq(u.msize),
-            self.request_lock.eq(u.lock),
+            self.request_lock.eq(may & u.lock),
             self.request_split.eq(translate.split),
             self.request_rest.eq(translate.rest),
-            go.eq(ready & (~load | fault | (self.request & self.grant))),
+            go.eq(there & free & (~load | fault | (self.request & self.grant))),
             self.i.ready.eq(go),
         ]
         register_output(m, self.o, go, out, self.kill)

@@ -54,6 +54,8 @@ class DataBus(Signature):
         may give way to an older store, or be withdrawn.
     req_addr : physical byte address. req_size : log2 of the bytes. req_write, req_data : a store and its data.
     req_lock : the request belongs to a locked read-modify-write; no other hart's request may come between (`hw.cluster`).
+        A load claims the lock by it, which depends on no req_ready; when it is dropped in this very cycle, on a claim
+        follows no request.
     resp_valid, resp_data : the answer to the oldest load, zero-extended to 64 bits, one cycle later or more.
         Stores have no answer.
     """
@@ -163,7 +165,7 @@ class IoPort(Signature):
     Members (core's side)
     ---------------------
     valid, write, port, size, data : an access; size is log2 of the bytes. An `out` is made in a cycle with valid and ready,
-    and does not change until then; an `in` in its only cycle.
+    and does not change until then; an `in` in its only cycle. write is set with valid only, and does not depend on ready.
     ready : an `out` of this hart may be made in this cycle; looked at with several harts only.
     rdata : the value of an `in`, valid in the same cycle.
     """

@@ -37,8 +37,10 @@ class MemoryLock(Component):
     """Makes locked read-modify-writes atomic: from the first locked load of an instruction until its hart says `unlock`, memory
     takes requests of that hart only. Fetches go on.
 
-    A hart asks for the lock by a load with ``req_lock``, which it makes when nothing but a trap will drop it. Nobody
-    starves: the lock goes around, and a request that it held back goes before the lock is given again.
+    A hart asks for the lock by a load with ``req_lock``, which it makes when nothing but a trap will drop it; what is asked
+    for in the cycle of such a trap is not taken. Nobody starves: the lock goes around, and a request that it held back goes
+    before the lock is given again. Who passes depends on no request's validity, which would be a combinational loop through the
+    harts: what a hart may do decides what it drops.
 
     Members
     -------
@@ -64,8 +66,8 @@ class MemoryLock(Component):
         free, first = Signal(), Signal()
         m.d.comb += [
             free.eq(~owner.any()),
-            asks.eq(Cat(core.req_valid & core.req_lock & ~core.req_write for core in cores)),
-            first.eq((Cat(core.req_valid for core in cores) & late & ~asks).any()),
+            asks.eq(Cat(core.req_lock & ~core.req_write for core in cores)),
+            first.eq((late & ~asks).any()),
         ]
         take_turns(m, [asks[i] & free & ~first for i in harts], turn, picked)
         for i, core, memory in zip(harts, cores, memories, strict=True):
@@ -83,7 +85,7 @@ class MemoryLock(Component):
             ]
             m.d.sync += late[i].eq(core.req_valid & ~core.req_ready & (late[i] | ~passes[i]))
         taken = Signal()
-        m.d.comb += taken.eq((picked & Cat(memory.req_ready for memory in memories)).any())
+        m.d.comb += taken.eq((picked & Cat(memory.req_valid & memory.req_ready for memory in memories)).any())
         pass_turn(m, picked, turn, taken)
         with m.If(taken & ~(picked & self.unlock).any()):
             m.d.sync += owner.eq(picked)

@@ -89,7 +89,7 @@ class DeviceBus(Component):
             memory.req_size.eq(core.req_size),
             memory.req_write.eq(core.req_write),
             memory.req_data.eq(core.req_data),
-            memory.req_lock.eq(core.req_lock),
+            memory.req_lock.eq(core.req_lock & ~device),
             free.eq(owed == memory.resp_valid),  # what is owed comes in this cycle
             ready.eq(Mux(core.req_write, to_apic | trap.done, free)),
             core.req_ready.eq(Mux(device, ready, memory.req_ready)),

@@ -94,6 +94,6 @@ class Soc(Component):
         m.submodules.turns = turns = OutTurns(self.harts)
         for i, (core, device) in enumerate(zip(cores, devices, strict=True)):
             m.d.comb += [
-                turns.wants[i].eq(core.io.valid & core.io.write),
+                turns.wants[i].eq(core.io.write),
                 device.turn.eq(turns.grants[i]),
             ]

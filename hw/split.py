@@ -42,7 +42,6 @@ class SplitBus(Component):
             memory.req_size.eq(core.req_size),
             memory.req_write.eq(core.req_write),
             memory.req_data.eq(core.req_data),
-            memory.req_lock.eq(core.req_lock),
             core.resp_data.eq(memory.resp_data),
         ]
 
@@ -52,6 +51,7 @@ class SplitBus(Component):
             with m.State("PASS"):
                 m.d.comb += [
                     memory.req_valid.eq(core.req_valid & ~self.split),
+                    memory.req_lock.eq(core.req_lock & ~self.split),
                     core.req_ready.eq(Mux(self.split, ~core.req_write & ~self.owed, memory.req_ready)),
                     core.resp_valid.eq(memory.resp_valid),
                 ]

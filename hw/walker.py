@@ -138,7 +138,7 @@ class Walker(Component):
                 with m.If(no_root):
                     m.next = "IDLE"
                     m.d.comb += [self.done.eq(1), self.fault.eq(1), present.eq(1), self.error[ERROR_RESERVED].eq(1)]
-                with m.Elif(self.bus.req_ready):
+                with m.If(~no_root & self.bus.req_ready):  # not Elif: what the walk ends with depends on no req_ready
                     m.next = "ANSWER"
             with m.State("ANSWER"):
                 m.d.sync += entry.eq(self.bus.resp_data)

@@ -31,7 +31,7 @@ class Requester:
         wants = self.todo and self.todo[0] != "end" and not (self.locked and self.rng.random() < 0.3)
         self.wants = bool(wants)
         ctx.set(self.core.req_valid, self.wants)
-        write, lock = self.todo[0] if wants else (0, 0)
+        write, lock = self.todo[0] if wants else (0, self.rng.random() < 0.3)  # a claim whose load was dropped
         ctx.set(self.core.req_write, write)
         ctx.set(self.core.req_lock, lock)
         self.ends = bool(self.todo) and self.todo[0] == "end"

@@ -234,7 +234,9 @@ def test_random_logic(seed, tmp_path):
     simulator.run()
 
 
-def test_the_core_has_no_loops_of_whole_signals():
-    """One costs half of the speed of an engine: all logic is settled twice. It is a struct of which one field reads another."""
-    lowered = Lowered(Soc())
+@pytest.mark.parametrize("harts", (1, 2, 3))
+def test_the_hardware_has_no_loops_of_whole_signals(harts):
+    """One costs half of the speed of an engine: all logic is settled twice. It is a struct of which one field reads another, or
+    harts of which each waits for what the other drops."""
+    lowered = Lowered(Soc(harts))
     assert not [[lowered.signals[index].name for index in loop] for loop in lowered.loops]
