@@ -3,7 +3,8 @@
 It sits between the outside and the hart: what comes from the outside (`hw.bus.IrqPort`) passes before anything of its own,
 like an interrupt of the 8259 through LINT0, whatever the local vector table says. Interprocessor interrupts go to all
 controllers in the cycle after the ICR is written, and each finds out whether it is meant: so they arrive everywhere at once,
-and in the order in which they were sent.
+and in the order in which they were sent. Those that come from outside of the system, as from a processor or an I/O controller
+there, are on the same footing.
 """
 
 from enum import IntEnum
@@ -104,12 +105,13 @@ class Lapic(Component):
     core : the hart's enable bit, without which nothing is accepted and everything is as after reset; CR8, which is the upper
     half of the task priority, and the task priority; IPIs that are no interrupts (`hw.bus.ApicPort`).
     outside : interrupts from outside, which pass first. hart : to the hart; combinational.
+    remote : an IPI from outside of the system.
 
     With several harts
     ------------------
     sent : the IPI that it sends in this cycle. from{i} : what the controller of another hart i sends.
-    claims : bit i: it would take a lowest-priority IPI of hart i, sent in this cycle. earlier : one of a lower number would,
-    and does; "lowest priority" is the lowest number here.
+    claims : bit i: it would take a lowest-priority IPI of hart i, sent in this cycle; the last bit: the remote one.
+    earlier : one of a lower number would, and does; "lowest priority" is the lowest number here.
     """
 
     def __init__(self, number: int = 0, harts: int = 1):
@@ -119,9 +121,10 @@ class Lapic(Component):
             "core": In(ApicPort()),
             "outside": Out(IrqPort()),
             "hart": In(IrqPort()),
+            "remote": In(IpiPort()),
         }
         if harts > 1:
-            members |= {"sent": Out(IpiPort()), "claims": Out(harts), "earlier": In(harts)}
+            members |= {"sent": Out(IpiPort()), "claims": Out(harts + 1), "earlier": In(harts + 1)}
             members |= {f"from{i}": In(IpiPort()) for i in range(harts) if i != number}
         super().__init__(members)
 
@@ -220,7 +223,7 @@ class Lapic(Component):
         yield from kept.items()
 
     def _messages(self, m, kept, sends, enable):
-        """IPIs of all harts: fixed ones that are for this hart, with their vectors; and whether it sends an illegal vector."""
+        """IPIs of all senders: fixed ones for this hart, with their vectors; and whether it sends an illegal vector."""
         low = kept[At.ICR_LOW]
         own = IpiPort().create()
         m.d.comb += [
@@ -235,11 +238,10 @@ class Lapic(Component):
         for name in IpiPort().members if self._harts > 1 else ():
             m.d.comb += getattr(self.sent, name).eq(getattr(own, name))
         fixed, others = [], {Delivery.NMI: [], Delivery.INIT: [], Delivery.START: []}
-        for source in range(self._harts):
-            itself = source == self._number
-            ipi = own if itself else getattr(self, f"from{source}")
+        senders = [own if i == self._number else getattr(self, f"from{i}") for i in range(self._harts)]
+        for source, ipi in enumerate((*senders, self.remote)):
             hit = Signal(name=f"hit{source}")
-            m.d.comb += hit.eq(ipi.valid & enable & self._selects(ipi, itself, kept[At.LDR]))
+            m.d.comb += hit.eq(ipi.valid & enable & self._selects(ipi, ipi is own, kept[At.LDR]))
             lowest = ipi.mode == Delivery.LOWEST
             if self._harts > 1:
                 m.d.comb += self.claims[source].eq(hit & kept[At.SVR][8])

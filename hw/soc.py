@@ -1,9 +1,9 @@
 """The system that engines run and `kphw export` writes out: harts with their devices; RAM stays outside, on the buses."""
 
 from amaranth.hdl import Cat, Module, Mux, ResetInserter
-from amaranth.lib.wiring import Component, Out, connect, flipped
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
-from hw.bus import DataBus, DebugPort, FetchBus, IrqPort, PipePort, RetirePort, TrapPort
+from hw.bus import DataBus, DebugPort, FetchBus, IpiPort, IrqPort, PipePort, RetirePort, TrapPort
 from hw.cluster import MAX_HARTS, MemoryLock, OutTurns, interrupt_each_other
 from hw.config import Config
 from hw.core import Core
@@ -19,6 +19,7 @@ class Soc(Component):
     Members
     -------
     h{i}_fetch, h{i}_data, h{i}_irq, h{i}_trap, h{i}_dbg, h{i}_retire, h{i}_pipe : the ports of hart i.
+    ipi : an interprocessor interrupt from outside of the system, in any cycle; numbers of harts are physical destinations.
     console_valid, console_data, exit_valid, exit_code : see `hw.devices.Devices`; all harts share them.
     """
 
@@ -26,7 +27,7 @@ class Soc(Component):
         if not 1 <= harts <= MAX_HARTS:
             raise ValueError(f"a system has 1 to {MAX_HARTS} harts, not {harts}")
         self.harts, self.config = harts, config
-        members = {}
+        members = {"ipi": In(IpiPort())}
         for i in range(harts):
             members |= {
                 f"h{i}_fetch": Out(FetchBus()),
@@ -64,6 +65,7 @@ class Soc(Component):
             connect(m, bus=bus.apic, apic=apic.registers)
             connect(m, core=core.irq, apic=apic.hart)
             connect(m, apic=apic.outside, port=flipped(getattr(self, f"h{i}_irq")))
+            connect(m, apic=apic.remote, port=flipped(self.ipi))
             connect(m, core=core.apic, apic=apic.core)
             connect(m, bus=bus.trap, port=flipped(getattr(self, f"h{i}_trap")))
             for name in ("fetch", "dbg", "retire", "pipe"):

@@ -19,6 +19,7 @@ from sim.engine import (
     HALT_CYCLES,
     NEVER,
     RETIRE_STRUCT,
+    TOO_MANY_IPIS,
     DesignError,
     EngineError,
     EngineUnavailable,
@@ -82,6 +83,7 @@ FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "check_values": (c_uint32, (c_uint32,)),
     "irq": (None, (c_uint32, c_uint32, c_uint32)),
     "nmi": (None, (c_uint32,)),
+    "ipi": (c_uint32, (c_uint32, c_uint32, c_uint32)),
     "record": (None, (c_uint32, c_uint64, c_uint64)),
     "port_count": (c_uint32, ()),
     "port_name": (c_char_p, (c_uint32,)),
@@ -251,6 +253,11 @@ class CompiledEngine:
     def nmi(self, hart: int) -> None:
         """Request a non-maskable interrupt."""
         self._do("nmi", hart)
+
+    def ipi(self, destination: int, vector: int, mode: int = 0) -> None:
+        """Send an IPI from outside."""
+        if not self._do("ipi", destination, vector, mode):
+            raise EngineError(TOO_MANY_IPIS)
 
     def record(self, mode: Recording, start: int = 0, end: int = FOREVER) -> None:
         """Choose the retire records that are kept."""

@@ -28,6 +28,10 @@ from hw.config import Config
 #: After so many consecutive cycles in which every hart is halted, a run stops with HALTED.
 HALT_CYCLES = 16
 
+#: So many IPIs may wait to be sent.
+MAX_IPIS = 64
+TOO_MANY_IPIS = f"{MAX_IPIS} IPIs wait to be sent, one a cycle: run a cycle before the next"
+
 #: No limit, as a cycle number.
 FOREVER = (1 << 64) - 1
 
@@ -244,6 +248,13 @@ class Engine(Protocol):
 
     def nmi(self, hart: int) -> None:
         """Request a non-maskable interrupt."""
+        ...
+
+    def ipi(self, destination: int, vector: int, mode: int = 0) -> None:
+        """Send an interprocessor interrupt from outside, with a physical destination and a delivery mode as in the ICR.
+
+        It arrives in the next cycle that runs; several arrive one a cycle. EngineError if `MAX_IPIS` wait already.
+        """
         ...
 
     def record(self, mode: Recording, start: int = 0, end: int = FOREVER) -> None:

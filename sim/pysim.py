@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,9 @@ from hw.ram import check_parameters
 from sim.engine import (
     FOREVER,
     HALT_CYCLES,
+    MAX_IPIS,
     NEVER,
+    TOO_MANY_IPIS,
     DesignError,
     EngineError,
     HartState,
@@ -59,6 +62,7 @@ class PysimEngine:
         self._harts = [Hart(i, self._index, self._waits) for i in range(harts)]
         self._mode, self._window = Recording.TRAPS, (0, FOREVER)
         self._sampled: list[int] = []
+        self._ipi = [self._index[f"ipi__{name}"] for name in ("valid", "vector", "mode", "destination")]
         self._console, self._exit = self._index["console_valid"], self._index["exit_valid"]
         self._sample_window = (0, 0)
         self.reset()
@@ -73,6 +77,7 @@ class PysimEngine:
         self._cycle = 0
         self._failed: DesignError | None = None
         self._exited = False  # while a register was written
+        self._ipis: deque[tuple[int, ...]] = deque()  # values of the port, for as many cycles
         self._records = Records()
         self._samples: list[tuple[int, ...]] = []
         for hart in self._harts:
@@ -111,6 +116,9 @@ class PysimEngine:
         self._design.edge()
         for irq in acked:
             self._design.poke(irq, 0)
+        if v[self._ipi[0]]:
+            self._ipis.popleft()
+            self._design.poke(self._ipi[0], 0)
         for hart in self._harts:
             if v[hart.trap_done]:
                 self._design.poke(hart.trap_done, 0)
@@ -154,6 +162,10 @@ class PysimEngine:
                     poke(hart.trap_done, hart.done is not None)
                     poke(hart.handled, bool(hart.done))
                     self._design.settle()
+            if self._ipis:
+                for index, value in zip(self._ipi, self._ipis[0], strict=True):
+                    poke(index, value)
+                self._design.settle()
             for hart in self._harts:
                 held = v[hart.trap_req] and hart.done is None
                 if held or (stop.boundary and v[hart.boundary] and stop.hart in (None, hart.number)):
@@ -197,6 +209,7 @@ class PysimEngine:
             if self._values[hart.nmi]:
                 hart.nmi_wanted = True
                 self._design.poke(hart.nmi, 0)
+        self._design.poke(self._ipi[0], 0)
         self._design.settle()
 
     def _watch(self, hart: Hart, stop: StopOn) -> StopReason | None:
@@ -321,6 +334,12 @@ class PysimEngine:
     def nmi(self, hart: int) -> None:
         """Request a non-maskable interrupt."""
         self._harts[hart].nmi_wanted = True
+
+    def ipi(self, destination: int, vector: int, mode: int = 0) -> None:
+        """Send an IPI from outside."""
+        if len(self._ipis) == MAX_IPIS:
+            raise EngineError(TOO_MANY_IPIS)
+        self._ipis.append((1, vector, mode, destination))
 
     def record(self, mode: Recording, start: int = 0, end: int = FOREVER) -> None:
         """Choose the retire records that are kept."""

@@ -33,6 +33,8 @@ struct RunResult {
 	int32_t hart;
 };
 
+constexpr uint32_t MAX_IPIS = 64; // that wait to be sent
+
 enum RecordMode : uint32_t { RECORD_OFF = 0, RECORD_TRAPS = 1, RECORD_ALL = 2 };
 
 enum RetireFlags : uint16_t {

@@ -12,8 +12,8 @@ void Engine::run(const RunSpec &spec, RunResult &result)
 			result.hart = hart;
 		}
 	};
-	if (harts[0].exited && !failed) {
-		harts[0].exited = false;
+	if (shared.exited && !failed) {
+		shared.exited = false;
 		stop(EXIT, -1);
 		return;
 	}
@@ -25,6 +25,12 @@ void Engine::run(const RunSpec &spec, RunResult &result)
 			bool pulse = h.nmi_wanted && !ports[i].irq__nmi[0];
 			ports[i].irq__nmi[0] = pulse;
 			h.nmi_wanted &= !pulse;
+		}
+		if (shared.ipi_count) {
+			ipi_valid[0] = 1;
+			ipi_vector[0] = shared.ipis[0].vector;
+			ipi_mode[0] = shared.ipis[0].mode;
+			ipi_destination[0] = shared.ipis[0].destination;
 		}
 		design_settle(*design);
 
@@ -41,6 +47,7 @@ void Engine::run(const RunSpec &spec, RunResult &result)
 					harts[i].nmi_wanted = true;
 					ports[i].irq__nmi[0] = 0;
 				}
+			ipi_valid[0] = 0; // so is the IPI
 			design_settle(*design);
 			return;
 		}
@@ -102,7 +109,7 @@ bool Engine::write_register(uint32_t hart, uint32_t index, uint64_t value)
 	p.dbg__we[0] = 1;
 	design_settle(*design);
 	observe_harts();
-	harts[0].exited |= exit_valid[0] != 0;
+	shared.exited |= exit_valid[0] != 0;
 	edge();
 	p.dbg__we[0] = 0;
 	for (size_t i = 0; i < ports.size(); i++)
@@ -111,21 +118,37 @@ bool Engine::write_register(uint32_t hart, uint32_t index, uint64_t value)
 	return true;
 }
 
-size_t Engine::state_bytes() const { return sizeof(Design) + sizeof cycle + harts.size() * sizeof(Hart); }
+// An IPI waits until the next cycle that runs, and for those before it.
+bool Engine::send(Ipi ipi)
+{
+	if (shared.ipi_count == MAX_IPIS)
+		return false;
+	shared.ipis[shared.ipi_count++] = ipi;
+	return true;
+}
+
+size_t Engine::state_bytes() const
+{
+	return sizeof cycle + sizeof shared + sizeof(Design) + harts.size() * sizeof(Hart);
+}
 
 void Engine::save(uint8_t *to) const
 {
-	memcpy(to, &cycle, sizeof cycle);
-	memcpy(to + sizeof cycle, design.get(), sizeof(Design));
-	memcpy(to + sizeof cycle + sizeof(Design), harts.data(), harts.size() * sizeof(Hart));
+	auto put = [&to](const void *part, size_t size) { to = static_cast<uint8_t *>(memcpy(to, part, size)) + size; };
+	put(&cycle, sizeof cycle);
+	put(&shared, sizeof shared);
+	put(design.get(), sizeof(Design));
+	put(harts.data(), harts.size() * sizeof(Hart));
 }
 
 void Engine::load(const uint8_t *from)
 {
+	auto take = [&from](void *part, size_t size) { memcpy(part, from, size), from += size; };
 	failed = false;
-	memcpy(&cycle, from, sizeof cycle);
-	memcpy(design.get(), from + sizeof cycle, sizeof(Design));
-	memcpy(harts.data(), from + sizeof cycle + sizeof(Design), harts.size() * sizeof(Hart));
+	take(&cycle, sizeof cycle);
+	take(&shared, sizeof shared);
+	take(design.get(), sizeof(Design));
+	take(harts.data(), harts.size() * sizeof(Hart));
 }
 
 #include "interface.inc"

@@ -8,6 +8,7 @@
 #include "abi.h"
 #include "ports.h"
 
+#include <algorithm>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -25,9 +26,11 @@ struct Engine {
 	uint64_t halted_for = 0;
 	bool failed = false; // an Assert has
 	std::vector<Hart> harts;
+	Shared shared{};
 	std::vector<HartPorts> ports;
 	std::vector<Port> all_ports;
 	uint32_t *console_valid, *console_data, *exit_valid, *exit_code;
+	uint32_t *ipi_valid, *ipi_vector, *ipi_mode, *ipi_destination;
 	uint32_t record_mode = RECORD_TRAPS;
 	uint64_t record_from = 0, record_until = NEVER;
 	std::vector<uint32_t> sampled;
@@ -52,6 +55,10 @@ struct Engine {
 		console_data = find("console_data");
 		exit_valid = find("exit_valid");
 		exit_code = find("exit_code");
+		ipi_valid = find("ipi__valid");
+		ipi_vector = find("ipi__vector");
+		ipi_mode = find("ipi__mode");
+		ipi_destination = find("ipi__destination");
 		reset();
 	}
 
@@ -69,6 +76,8 @@ struct Engine {
 		design_reset(*design);
 		cycle = 0;
 		failed = false;
+		shared = Shared();
+		ipi_valid[0] = 0;
 		for (size_t i = 0; i < harts.size(); i++) {
 			harts[i] = Hart();
 			harts[i].fetch.reset(latency, waits, wait_seed_of(wait_seed, 2 * i));
@@ -121,6 +130,11 @@ struct Engine {
 			harts[i].acked = ports[i].irq__ack[0] != 0;
 		}
 		design_edge(*design);
+		if (ipi_valid[0]) {
+			ipi_valid[0] = 0;
+			shared.ipi_count--;
+			std::copy(shared.ipis + 1, std::end(shared.ipis), shared.ipis);
+		}
 		for (size_t i = 0; i < harts.size(); i++) {
 			if (harts[i].acked)
 				ports[i].irq__valid[0] = 0;
@@ -198,6 +212,7 @@ struct Engine {
 
 	void run(const RunSpec &spec, RunResult &result);
 	bool write_register(uint32_t hart, uint32_t index, uint64_t value);
+	bool send(Ipi ipi);
 	size_t state_bytes() const;
 	void save(uint8_t *to) const;
 	void load(const uint8_t *from);

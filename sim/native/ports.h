@@ -1,6 +1,7 @@
 // The design's ports by name, and what the wrapper remembers of each hart.
 #pragma once
 
+#include "abi.h"
 #include "design.h"
 #include "ram.h"
 
@@ -43,7 +44,17 @@ struct Hart {
 	RamQueue fetch, data;
 	uint64_t retired;
 	bool done_armed, done_handled, nmi_wanted, acked;
-	bool exited; // of hart 0: a hart has written the exit port while another one's register was written
+};
+
+struct Ipi {
+	uint8_t destination, vector, mode;
+};
+
+// What the wrapper remembers beside. Plain data, too.
+struct Shared {
+	bool exited; // a hart has written the exit port while another one's register was written
+	uint32_t ipi_count;
+	Ipi ipis[MAX_IPIS]; // to be sent, the first one in the next cycle
 };
 
 inline uint32_t wait_seed_of(uint32_t seed, uint32_t port)

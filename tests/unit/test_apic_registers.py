@@ -182,6 +182,38 @@ def test_destinations(high, low, hit):
     lapic_test(test)
 
 
+@pytest.mark.parametrize("number", (0, 2))
+def test_ipis_from_outside(number):
+    """One a cycle may come, each to whom its destination names; they are kept and served as those of harts."""
+
+    async def test(d):
+        async def send(vector, destination, **fields):
+            for name, value in (dict(valid=1, vector=vector, destination=destination, mode=0) | fields).items():
+                d.ctx.set(getattr(d.dut.remote, name), value)
+            await d.ctx.tick()
+            d.ctx.set(d.dut.remote.valid, 0)
+
+        await send(0x44, number)
+        assert d.offered() == 0x44
+        await send(0x99, number ^ 1)
+        assert d.offered() == 0x44
+        await send(0x66, 0xFF)
+        assert await d.accept() == 0x66 and d.offered() is None and d.read(At.ISR + 0x30) == 1 << 6
+        await d.write(At.EOI, 0)
+        assert await d.accept() == 0x44
+        await d.write(At.EOI, 0)
+        await d.write(At.LDR, 4 << 24)
+        await send(0x55, 4, logical=1, mode=1)
+        assert d.offered() == 0x55, "of the lowest priority"
+        d.ctx.set(d.dut.remote.valid, 1)
+        d.ctx.set(d.dut.remote.mode, 4)
+        assert d.ctx.get(d.dut.core.nmi)
+        d.ctx.set(d.dut.remote.mode, 6)
+        assert d.ctx.get(d.dut.core.start) and d.ctx.get(d.dut.core.page) == 0x55 and not d.ctx.get(d.dut.core.nmi)
+
+    lapic_test(test, number)
+
+
 def test_nmi_to_itself_comes_before_a_later_interrupt():
     """s161, with one hart: the NMI is seen not later than the interrupt that was sent after it."""
 

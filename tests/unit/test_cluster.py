@@ -191,6 +191,29 @@ def test_an_illegal_vector_is_found_by_both():
     simulate(three, test, clock=True)
 
 
+@pytest.mark.parametrize("remote", (0b111, 0b100, 0b010, 0))
+def test_the_lowest_priority_takes_one(remote):
+    """Of the harts that an IPI from outside names, the first takes it."""
+    three = Three()
+
+    async def test(ctx):
+        for i, apic in enumerate(three.apics):
+            ctx.set(apic.core.enable, 1)
+            for at, value in ((At.SVR, 0x1FF), (At.LDR, 1 << 24 + i)):
+                for name, v in (("offset", at), ("write", 1), ("wdata", value)):
+                    ctx.set(getattr(apic.registers, name), v)
+                await ctx.tick()
+            ctx.set(apic.registers.write, 0)
+        for apic in three.apics:
+            for name, v in (("valid", 1), ("vector", 0x77), ("mode", 1), ("logical", 1), ("destination", remote)):
+                ctx.set(getattr(apic.remote, name), v)
+        await ctx.tick()
+        took = [bool(ctx.get(apic.hart.valid)) for apic in three.apics]
+        assert took == [remote & -remote == 1 << i for i in range(3)]
+
+    simulate(three, test, clock=True)
+
+
 @pytest.mark.parametrize("harts", (0, 5))
 def test_numbers_of_harts(harts):
     with pytest.raises(ValueError, match="1 to 4 harts"):

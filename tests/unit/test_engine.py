@@ -6,11 +6,11 @@ import pytest
 from toy_soc import Op, ToySoc, line
 
 from hw.config import Config
-from sim.engine import DesignError, EngineError, Recording, StopOn, StopReason, open_engine
+from sim.engine import MAX_IPIS, DesignError, EngineError, Recording, StopOn, StopReason, open_engine
 
 RAM = 1 << 16
 DATA = 0x8000
-CHECKSUM = 32
+CHECKSUM, IPIS = 32, 34
 ENGINES = ("pysim", "compiled")
 
 
@@ -21,7 +21,7 @@ def new(name, program=(), *, harts=1, **options):
 
 
 def registers(engine, hart=0):
-    return [engine.read_reg(hart, i) for i in (*range(17), CHECKSUM, 33)]
+    return [engine.read_reg(hart, i) for i in (*range(17), CHECKSUM, 33, IPIS)]
 
 
 @pytest.fixture(params=ENGINES)
@@ -121,6 +121,44 @@ def test_halted_irq_nmi_and_shutdown(engine_of):
     assert (engine.cycle, engine.state(0).shutdown, engine.run(1000).reason) == (0, False, StopReason.HALTED)
 
 
+def test_ipis_arrive_one_a_cycle_in_order(engine_of):
+    engine = engine_of([line(Op.CALL), line(Op.EXIT)], harts=2)
+    engine.run(100)
+    for destination, vector, mode in ((1, 0x41, 0), (0xFF, 0x42, 4), (0, 0x43, 0), (3, 0x44, 0)):
+        engine.ipi(destination, vector, mode)
+    assert engine.run(100).cycles == 0 and engine.read_reg(0, IPIS) == 0, "a cycle that is still to come sends nothing"
+    for hart in (0, 1):
+        engine.complete_trap(hart, True)
+    arrived = []
+    for _ in range(5):
+        engine.run(1)
+        arrived.append((engine.read_reg(0, IPIS), engine.read_reg(1, IPIS)))
+    assert arrived == [(0, 0x41), (0x442, 0x41442), (0x442043, 0x41442), *2 * [(0x442043, 0x41442)]]
+
+
+def test_a_register_write_sends_no_ipi(engine_of):
+    engine = engine_of([line(Op.HLT)])
+    engine.ipi(0, 0x55)
+    engine.write_reg(0, 1, 1)
+    assert engine.read_reg(0, IPIS) == 0
+    engine.run(1)
+    assert engine.read_reg(0, IPIS) == 0x55
+
+
+def test_too_many_ipis(engine_of):
+    engine = engine_of([line(Op.JMP)])
+    for vector in range(MAX_IPIS):
+        engine.ipi(0, vector)
+    with pytest.raises(EngineError, match="64 IPIs wait to be sent, one a cycle"):
+        engine.ipi(0, 1)
+    engine.run(MAX_IPIS)
+    assert engine.read_reg(0, IPIS) & 0xFFF == MAX_IPIS - 1
+    engine.ipi(0, 7)
+    engine.reset()
+    engine.run(3)
+    assert engine.read_reg(0, IPIS) == 0, "a reset drops them"
+
+
 def test_memory_range(engine_of):
     engine = engine_of([])
     engine.write_mem(RAM - 4, b"abcd")
@@ -204,7 +242,7 @@ def random_program(rng, lines=120):
 
 def history(engine, seed):
     """Run to the exit, with interruptions that depend on the seed only, and return all that can be seen."""
-    rng = random.Random(seed)
+    rng, ipis = random.Random(seed), random.Random(seed + 1)
     seen = []
     engine.record(Recording.ALL, 0, 400)
     engine.sample([name for name in sorted(engine.ports()) if name not in ("clk", "rst")], 50, 250)
@@ -223,6 +261,8 @@ def history(engine, seed):
                 engine.set_irq(hart, rng.choice([None, rng.randrange(256)]))
             if rng.random() < 0.2:
                 engine.nmi(hart)
+            if ipis.random() < 0.2:
+                engine.ipi(ipis.choice([0, 1, 0xFF]), ipis.randrange(256), ipis.randrange(8))
             seen.append(registers(engine, hart))
         if stop.reason == StopReason.EXIT:
             break

@@ -13,7 +13,7 @@ from amaranth.hdl import Array, Assert, Cat, Format, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from hw.bus import DataBus, DebugPort, FetchBus, IrqPort, PipePort, RetirePort, TrapPort
+from hw.bus import DataBus, DebugPort, FetchBus, IpiPort, IrqPort, PipePort, RetirePort, TrapPort
 from hw.config import Config
 from hw.isa.facts import EventClass
 
@@ -53,6 +53,8 @@ class ToyHart(wiring.Component):
     exit_valid: Out(1)
     exit_code: Out(32)
     run: In(1)
+    ipi: In(IpiPort())
+    number: In(2)
 
     def __init__(self, ram_bytes, seed):
         super().__init__()
@@ -63,7 +65,9 @@ class ToyHart(wiring.Component):
         m = Module()
         regs = Array(Signal(64, name=f"r{i}") for i in range(16))
         pc, line, checksum, irqs = Signal(64), Signal(128), Signal(64), Signal(64)
-        shutdown = Signal()
+        shutdown, ipis = Signal(), Signal(64)
+        with m.If(self.ipi.valid & ((self.ipi.destination == self.number) | (self.ipi.destination == 0xFF))):
+            m.d.sync += ipis.eq((ipis << 12) | (self.ipi.mode << 8) | self.ipi.vector)
         lfsr = Signal(32, init=self._seed)
         op, reg, size, imm32, imm64 = line[:8], line[8:12], line[16:18], line[32:64], line[64:]
         retire, dbg, trap = self.retire, self.dbg, self.trap
@@ -98,7 +102,7 @@ class ToyHart(wiring.Component):
         m.d.comb += got_line.eq(self.fetch.resp_valid & tags[0])
 
         m.d.comb += [
-            dbg.rdata.eq(Mux(dbg.addr < 16, regs[dbg.addr[:4]], Mux(dbg.addr == 16, pc, Mux(dbg.addr == 32, checksum, irqs)))),
+            dbg.rdata.eq(Mux(dbg.addr < 16, regs[dbg.addr[:4]], Mux(dbg.addr == 16, pc, Mux(dbg.addr == 32, checksum, Mux(dbg.addr == 34, ipis, irqs))))),
             retire.pc.eq(pc),
             retire.bytes.eq(line),
             retire.length.eq(15),
@@ -243,7 +247,7 @@ class ToyHart(wiring.Component):
 class ToySoc(wiring.Component):
     def __init__(self, harts=1, config=Config(ram_bytes=1 << 16)):
         self.harts, self._ram_bytes = harts, config.ram_bytes
-        ports = {}
+        ports = {"ipi": In(IpiPort())}
         for i in range(harts):
             ports |= {
                 f"h{i}_fetch": Out(FetchBus()), f"h{i}_data": Out(DataBus()), f"h{i}_irq": Out(IrqPort()),
@@ -259,7 +263,8 @@ class ToySoc(wiring.Component):
             hart = m.submodules[f"h{i}"] = ToyHart(self._ram_bytes, 0xACE1 + 77 * i)
             for port in ("fetch", "data", "irq", "trap", "dbg", "retire", "pipe"):
                 connect(m, getattr(hart, port), flipped(getattr(self, f"h{i}_{port}")))
-            m.d.comb += [hart.run.eq(1), Assert(hart.exit_code != 0xBAD, "toy.exit")]
+            connect(m, ipi=hart.ipi, port=flipped(self.ipi))
+            m.d.comb += [hart.run.eq(1), hart.number.eq(i), Assert(hart.exit_code != 0xBAD, "toy.exit")]
             with m.If(hart.console_valid):
                 m.d.comb += [self.console_valid.eq(1), self.console_data.eq(hart.console_data)]
             with m.If(hart.exit_valid):
