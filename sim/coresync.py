@@ -1,15 +1,18 @@
 """How every hart comes to see code that the runtime has changed, before the runtime goes on (sync_core, text_poke_sync).
 
-    ipi      an interrupt to every hart that runs. The guest's handler serialises the hart and stores to a door of the
-             machine; the runtime waits for all of them, and what traps meanwhile is served (`sim/guest/sync.S`)
+    ipi      an interprocessor interrupt to every hart that runs. The guest's handler serialises the hart, stores to a door of
+             the machine and writes EOI; the runtime waits for all of them, and what traps meanwhile is served
+             (`sim/guest/sync.S`)
     refetch  each hart drops what it has fetched, through the debug port, between two instructions: no guest code
     none     nothing, to see what comes of that
 
 With "ipi" the debug port is used for harts that no interrupt can make run old code, or reach: those that are asleep with
 interrupts off or have shut down, those without the handler (`HANDLER` behind `VECTOR` in their IDT), and those that have not
-answered after `PATIENCE` cycles with interrupts off. A hart that did not answer is asked again when its interrupts are on.
+answered after `PATIENCE` cycles: with interrupts off, or with a controller that is disabled or has a task priority that high. A
+hart that did not answer is asked again when its interrupts are on; should it be in the handler then, for the interrupt of
+before, its answer would come too early and is not waited for.
 
-The interrupt comes from outside (`hw.bus.IrqPort`), so it needs no EOI.
+The runtime sends them as a processor outside of the system would (`hw.soc.Soc`, ipi).
 
 Source: arch/x86/kernel/alternative.c; IDT: SDM vol. 3, 6.14.1.
 """
@@ -19,7 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, get_args
 
 from hw.isa.facts import RFlag
-from sim.engine import Recording, StopReason
+from sim.engine import StopReason
 from sim.events import Synced
 from sim.harts import HartView
 from sim.memory import GuestMemoryError
@@ -47,7 +50,7 @@ class CoreSync:
         self.how: How = how or ("ipi" if len(machine.harts) > 1 else "refetch")
         self._asked = 0
         self._waiting: set[int] = set()
-        self._deaf: set[int] = set()
+        self._owing: set[int] = set()  # harts that were given up, and may answer yet
         self.idle = True
 
     def sync(self) -> None:
@@ -69,20 +72,18 @@ class CoreSync:
             return
         self.idle, self._waiting, self._asked = False, numbers, machine.cycle
         for hart in asked:
-            hart.interrupt(VECTOR)
+            hart.ipi(VECTOR)
         try:
             self._wait()
         finally:
-            for number in sorted(self._waiting):
-                machine.harts[number].interrupt(None)
+            self._owing |= self._waiting
             self._waiting, self.idle = set(), True
 
     def synced(self, hart: int) -> None:
         """Take note that a hart has serialised."""
+        self._owing.discard(hart)
         if hart in self._waiting:
             self._waiting.discard(hart)
-            self._deaf.discard(hart)
-            self._machine.harts[hart].interrupt(None)
             self._machine.note(Synced(hart, self._machine.cycle, self._asked, "interrupt"))
 
     def _wait(self) -> None:
@@ -96,31 +97,32 @@ class CoreSync:
             for number in sorted(self._waiting):
                 state = machine.harts[number].state
                 if late or state.shutdown or (ended.reason == StopReason.HALTED and not self._enabled(number)):
-                    self._give_up(number, late)
+                    self._give_up(number)
 
-    def _give_up(self, number: int, deaf: bool) -> None:
+    def _give_up(self, number: int) -> None:
         machine = self._machine
         self._waiting.discard(number)
-        machine.harts[number].interrupt(None)
+        self._owing.add(number)
         machine.fetch_anew([number])
         machine.note(Synced(number, machine.cycle, self._asked, "debug port"))
-        if deaf:
-            self._deaf.add(number)
 
     def _done(self) -> bool:
         return not self._waiting and not self._machine.stale
 
     def _can_ask(self, hart: HartView) -> bool:
-        """Whether a hart runs, or would wake up, and has the handler."""
-        state, enabled = hart.state, self._enabled(hart.number)
-        if state.shutdown or (not enabled and (state.halted or hart.number in self._deaf)):
+        """Whether a hart runs, or would wake up, has the handler, and will not answer an earlier question."""
+        state, owes = hart.state, hart.number in self._owing
+        if state.shutdown or (not self._enabled(hart.number) and (state.halted or owes)):
             return False
-        if hart.asked and self._machine.record_mode == Recording.OFF:
-            return False  # the line may be in use, and nobody notes when it is free
-        return self._has_handler(hart)
+        return self._has_handler(hart) and not (owes and self._in_handler(hart))
 
     def _enabled(self, number: int) -> bool:
         return bool(self._machine.harts[number].regs.rflags >> RFlag.IF & 1)
+
+    def _in_handler(self, hart: HartView) -> bool:
+        start = self._machine.symbols.lookup(HANDLER)
+        handler = None if start is None else self._machine.symbols.containing(start)
+        return handler is not None and handler.start <= hart.regs.rip < handler.end
 
     def _has_handler(self, hart: HartView) -> bool:
         entry = self._machine.symbols.lookup(HANDLER)

@@ -80,8 +80,6 @@ class HartView:
     def __init__(self, engine: Engine, number: int):
         self._engine, self.number = engine, number
         self.regs = Registers(engine, number)
-        self._asked: int | None = None  # by the user, on the one line that there is
-        self._behind: int | None = None  # by the machine
 
     @property
     def state(self) -> HartState:
@@ -95,29 +93,12 @@ class HartView:
 
     def irq(self, vector: int | None) -> None:
         """Request an external interrupt until it is acknowledged; None takes the request back."""
-        self._asked = vector
-        if self._behind is None:
-            self._engine.set_irq(self.number, vector)
+        self._engine.set_irq(self.number, vector)
 
-    def interrupt(self, vector: int | None) -> None:
-        """Request one for the machine, behind that of the user; None takes it back."""
-        self._behind = vector
-        if self._asked is None or vector is None:
-            self._engine.set_irq(self.number, self._asked if vector is None else vector)
-
-    @property
-    def asked(self) -> bool:
-        """Whether an interrupt that the user has requested is not known to have been taken."""
-        return self._asked is not None
-
-    def took(self, vector: int) -> None:
-        """Take note that the hart took an interrupt: the line is free for the other request, if there is one."""
-        if vector == self._behind:
-            self.interrupt(None)
-        elif vector == self._asked:
-            self._asked = None
-            if self._behind is not None:
-                self._engine.set_irq(self.number, self._behind)
+    def ipi(self, vector: int) -> None:
+        """Send an interprocessor interrupt to the hart's own controller, from outside: it is lost if the guest has not enabled
+        that, and its handler has to write EOI. EngineError if `sim.engine.MAX_IPIS` wait."""
+        self._engine.ipi(self.number, vector)
 
     def nmi(self) -> None:
         """Request a non-maskable interrupt."""

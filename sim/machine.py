@@ -9,7 +9,6 @@ from pathlib import Path
 
 from hw.bus import HIGH_BASE
 from hw.config import Config
-from hw.isa.facts import EventClass
 from kprobes import (
     Door,
     HandlerError,
@@ -284,8 +283,6 @@ class Machine:
 
     def note(self, event: Event) -> None:
         """Put an event into the log."""
-        if isinstance(event, Trap) and event.event_class == EventClass.INTR and event.hart is not None:
-            self.harts[event.hart].took(event.vector)
         self.events.append(event)
         self.returns.follow(event)
 

@@ -1,7 +1,7 @@
-/* The interrupt that makes a hart see code which has changed (sim/coresync.py). It comes from outside the interrupt
- * controller, so there is no EOI. The store to a door of the TrapPort says that the hart has serialised; nothing is
- * pushed, and no register changes. */
+/* The interprocessor interrupt that makes a hart see code which has changed (sim/coresync.py). The store to a door of the
+ * TrapPort says that the hart has serialised; nothing is pushed, and no register changes. */
 #define SYNCED (0xfffffffffe000000 + 8 * 0xfe)
+#define APIC_EOI 0xfee000b0
 
 	.section .entry.text, "ax", @progbits
 	.globl	sync_core_entry
@@ -9,6 +9,7 @@
 sync_core_entry:
 	serialize
 	mov	%rsp, SYNCED
+	addr32 movl $0, APIC_EOI
 	iretq
 	.size	sync_core_entry, . - sync_core_entry
 
