@@ -57,6 +57,11 @@ def irq(vector: int = 32, hart: int = 0) -> Disturbance:
     return Disturbance(f"irq:{vector}@{hart}", lambda m: m.harts[hart].irq(vector), (hart, vector), ("irq_count",))
 
 
+def ipi(vector: int = 40, hart: int = 0) -> Disturbance:
+    """An interprocessor interrupt from outside. The guests of the project count it in ipi_count."""
+    return Disturbance(f"ipi:{vector}@{hart}", lambda m: m.harts[hart].ipi(vector), (hart, vector), ("ipi_count",))
+
+
 def nmi(hart: int = 0) -> Disturbance:
     """A non-maskable interrupt."""
     return Disturbance(f"nmi@{hart}", lambda m: m.harts[hart].nmi(), (hart, int(Vector.NMI)), ("nmi_count",))

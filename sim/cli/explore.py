@@ -1,8 +1,9 @@
 """Runs a guest again and again, with one event from outside in every cycle of a window, and compares each run with the
 undisturbed one. Without an ELF file: a guest with a probed function, disturbed at every cycle of a whole probe hit.
 
-Events: irq:VECTOR@HART, nmi@HART, arm:SYM+OFF, disarm:SYM+OFF (of a probe by --probe or the script). Handlers of a script that
-remember something tell the machine, so that it starts anew in each run: setup(machine), in which machine.keep(object)."""
+Events: irq:VECTOR@HART, ipi:VECTOR@HART (through the interrupt controller, which the guest has to have enabled), nmi@HART,
+arm:SYM+OFF, disarm:SYM+OFF (of a probe by --probe or the script). Handlers of a script that remember something tell the machine,
+so that it starts anew in each run: setup(machine), in which machine.keep(object)."""
 
 from __future__ import annotations
 
@@ -35,6 +36,9 @@ EXAMPLES = (
     "explore guest.elf --harts 2 --stale-lines 16 --sync none --event arm:work --window 700:1220",
 )
 
+#: What comes unless it is said.
+DEFAULT = ("irq:32", "ipi:40", "nmi")
+
 #: Cycles that a waveform shows before the event and after it.
 BEFORE, AFTER = 120, 600
 
@@ -47,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--script", type=Path, metavar="FILE.py", help="probes with handlers in Python")
     parser.add_argument(
-        "--event", action="append", default=[], metavar="EVENT", help="what comes; default irq:32 and nmi"
+        "--event", action="append", default=[], metavar="EVENT", help="what comes; default irq:32, ipi:40, nmi"
     )
     parser.add_argument("--window", metavar="FROM:TO", help="cycles in which it comes, TO not included")
     parser.add_argument(
@@ -78,7 +82,7 @@ def main(arguments: argparse.Namespace) -> int:
         arguments.elf = guestbuild.build_program("disturbed", n=4)
         if not arguments.probe and not arguments.script and not arguments.event:
             arguments.probe, arguments.around = ["kinds"], arguments.around or "hit:1"
-    events = [event(text) for text in arguments.event or ("irq:32", "nmi")]
+    events = [event(text) for text in arguments.event or DEFAULT]
     config = Config(ram_bytes=arguments.ram, stale_lines=arguments.stale_lines)
     with contextlib.closing(open_engine(arguments.engine, harts=arguments.harts, config=config)) as engine:
         make = _maker(arguments, engine)
@@ -98,15 +102,15 @@ def main(arguments: argparse.Namespace) -> int:
 
 def event(text: str) -> Disturbance:
     """Read an event as the command line writes it."""
-    if found := re.fullmatch(r"irq:(\d+)(?:@([0-3]))?", text):
-        if not 32 <= int(found[1]) < 256:
+    if found := re.fullmatch(r"(irq|ipi):(\d+)(?:@([0-3]))?", text):
+        if not 32 <= int(found[2]) < 256:
             raise UserError(f"{text!r}: vectors of interrupts are 32 to 255")
-        return explore.irq(int(found[1]), int(found[2] or 0))
+        return {"irq": explore.irq, "ipi": explore.ipi}[found[1]](int(found[2]), int(found[3] or 0))
     if found := re.fullmatch(r"nmi(?:@([0-3]))?", text):
         return explore.nmi(int(found[1] or 0))
     if found := re.fullmatch(r"(arm|disarm):(.+)", text):
         return {"arm": explore.arm, "disarm": explore.disarm}[found[1]](*place(found[2]))
-    raise UserError(f"{text!r} is no event; say irq:VECTOR@HART, nmi@HART, arm:SYM+OFF or disarm:SYM+OFF")
+    raise UserError(f"{text!r} is no event; say irq:VECTOR@HART, ipi:VECTOR@HART, nmi@HART, arm:SYM+OFF or disarm:SYM+OFF")
 
 
 def _maker(arguments: argparse.Namespace, engine: Any) -> Callable[[], Machine]:

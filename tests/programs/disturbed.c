@@ -1,16 +1,23 @@
 /* A function to probe, in a program that any interrupt may disturb at any time: it counts them, and computes on. */
-#include "guest.h"
+#include "smp.h"
 
 #ifndef N
 #define N 4
 #endif
 
-volatile unsigned long nmi_count;
+volatile unsigned long nmi_count, ipi_count;
 
 static void nmi_handler(struct pt_regs *regs, unsigned long vector)
 {
 	(void)regs, (void)vector;
 	nmi_count++;
+}
+
+static void ipi_handler(struct pt_regs *regs, unsigned long vector)
+{
+	(void)regs, (void)vector;
+	ipi_count++;
+	apic_write(APIC_EOI, 0);
 }
 
 /* One instruction of each kind that a probe has to treat in its own way. */
@@ -38,6 +45,8 @@ int main(void)
 	uint64_t sum = 1;
 
 	set_trap_handler(2, nmi_handler);
+	set_trap_handler(40, ipi_handler);
+	apic_write(APIC_SPURIOUS, 0x1ff);
 	sti();
 	for (unsigned i = 0; i < N; i++)
 		sum = kinds(sum + i) ^ sum << 1;

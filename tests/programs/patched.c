@@ -27,8 +27,25 @@ static void body(unsigned hart)
 	sums[hart] = sum;
 }
 
+volatile unsigned long ipi_count, nmi_count;
+
+static void ipi_handler(struct pt_regs *regs, unsigned long vector)
+{
+	(void)regs, (void)vector;
+	__atomic_add_fetch(&ipi_count, 1, __ATOMIC_RELAXED);
+	apic_write(APIC_EOI, 0);
+}
+
+static void nmi_handler(struct pt_regs *regs, unsigned long vector)
+{
+	(void)regs, (void)vector;
+	__atomic_add_fetch(&nmi_count, 1, __ATOMIC_RELAXED);
+}
+
 int main(void)
 {
+	set_trap_handler(2, nmi_handler);
+	set_trap_handler(40, ipi_handler);
 	start_harts(2, body);
 	body(0);
 	join_harts();
