@@ -2,8 +2,8 @@
 undisturbed one. Without an ELF file: a guest with a probed function, disturbed at every cycle of a whole probe hit.
 
 Events: irq:VECTOR@HART, ipi:VECTOR@HART (through the interrupt controller, which the guest has to have enabled), nmi@HART,
-arm:SYM+OFF, disarm:SYM+OFF (of a probe by --probe or the script). Handlers of a script that remember something tell the machine,
-so that it starts anew in each run: setup(machine), in which machine.keep(object)."""
+arm:SYM+OFF, disarm:SYM+OFF (of a probe by --probe or the script). Handlers of a script that remember something tell the
+machine, so that it starts anew in each run: setup(machine), in which machine.keep(object)."""
 
 from __future__ import annotations
 

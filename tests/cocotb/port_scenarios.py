@@ -154,3 +154,22 @@ async def an_interrupt_wakes_hlt(dut) -> None:
     await bench.until(bench.dbg__halted)
     assert bench.traps() == [{"vector": 0x21, "rip": CODE + 2}]
     assert (await bench.get(Reg.RBX), await bench.get(Reg.RCX)) == (1, 1)
+
+
+@cocotb.test()
+async def an_ipi_wakes_a_sleeping_hart(dut) -> None:
+    """The controller is on; the message is there for one cycle, and the handler writes EOI."""
+    bench = Bench(dut)
+    bench.gate(0x31, HANDLER)
+    bench.write(HANDLER, "ffc3 b8b000e0fe c70000000000 48cf")  # inc ebx; mov eax, EOI; mov dword [rax], 0; iretq
+    program = "b8f000e0fe c700ff010000 fb f4 ffc1 fa f4"  # mov eax, SVR; mov dword [rax], 0x1ff; sti; hlt; inc ecx; cli; hlt
+    await bench.start(program)
+    await bench.until(bench.dbg__halted)
+    bench.dut.ipi__valid.value, bench.dut.ipi__vector.value = 1, 0x31
+    await bench.step()
+    bench.dut.ipi__valid.value = 0
+    await bench.until(bench.retire__trap)
+    await bench.step()
+    await bench.until(bench.dbg__halted)
+    assert bench.traps() == [{"vector": 0x31, "rip": CODE + 13}]
+    assert (await bench.get(Reg.RBX), await bench.get(Reg.RCX)) == (1, 1)

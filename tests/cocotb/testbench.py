@@ -10,6 +10,7 @@ import random
 
 from cocotb.triggers import Timer
 
+from hw.bus import IpiPort
 from hw.isa.facts import DebugReg, Reg, SysReg
 
 RAM_BYTES = 64 << 10
@@ -21,7 +22,8 @@ CODE_SELECTOR, DATA_SELECTOR = 0x08, 0x10
 #: No program here needs as many cycles.
 PATIENCE = 400
 
-#: Inputs of the hart, all 0 in reset.
+#: Inputs of the system and of the hart, all 0 in reset.
+_SHARED = tuple(f"ipi__{name}" for name in IpiPort().members)
 _INPUTS = (
     *("fetch__req_ready", "fetch__resp_valid", "fetch__resp_data"),
     *("data__req_ready", "data__resp_valid", "data__resp_data"),
@@ -57,6 +59,8 @@ class Bench:
     async def reset(self) -> None:
         for name in _INPUTS:
             getattr(self, name).value = 0
+        for name in _SHARED:
+            getattr(self.dut, name).value = 0
         self.dut.clk.value, self.dut.rst.value = 0, 1
         await self.settle()  # no edge before the inputs are known
         for _ in range(2):
