@@ -149,7 +149,7 @@ def dead_memory(machine: Machine) -> list[Range]:
     """Return what a program may not rely on: below each hart's stack pointer, stacks of NMI and #DF, the slot pages."""
     ram = machine.engine.config.ram_bytes
     ranges = [runtime_text(machine)]
-    for name in ("nmi_stack", "fault_stack"):
+    for name in ("nmi_stack", "fault_stack", *(f"hart{hart.number}_nmi_stack" for hart in machine.harts)):
         start, end = (machine.symbols.lookup(symbol) for symbol in (name, f"{name}_top"))
         if start is not None and end is not None:
             ranges.append((start % HIGH_BASE, end % HIGH_BASE))

@@ -33,7 +33,7 @@ EXAMPLES = (
     "explore guest.elf --probe work+4 --around hit:2 --event irq:33 --event nmi",
     "explore guest.elf --event arm:work --window 2000:2500",
     "explore guest.elf --event arm:work --only 2104 --wave out/miss.vcd",
-    "explore guest.elf --harts 2 --stale-lines 16 --sync none --event arm:work --window 700:1220",
+    "explore guest.elf --harts 2 --stale-lines 16 --sync none --event arm:work --window 810:1330",
 )
 
 #: What comes unless it is said.

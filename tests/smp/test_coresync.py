@@ -9,8 +9,8 @@ from sim.events import Synced, Trap
 from sim.guestbuild import RUNTIME_DIR, SMP, build_program, build_text
 from sim.machine import Machine
 
-#: Both harts of the guest `patched` are in their loops from here on; it ends in cycle 1719.
-LOOPS = 700
+#: Both harts of the guest `patched` are in their loops from here on; it ends in cycle 1832.
+LOOPS = 810
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from sim.guestbuild import build_program
 from sim.machine import Machine
 
 #: Both harts are in their loops, of 33 and 41 cycles a turn at least.
-WINDOW = (700, 1220)
+WINDOW = (810, 1330)
 STEPS = [7, pytest.param(1, marks=pytest.mark.every_cycle)]
 NARROW, WIDE = Config(), Config(stale_lines=16)
 CONFIGS = pytest.mark.parametrize("config", (NARROW, WIDE), ids=("narrow", "wide"))
@@ -84,9 +84,9 @@ def test_the_command_finds_it_and_says_how_to_repeat_it(capsys, engine_pool):
     engine_pool.borrow("compiled", harts=2, config=WIDE)  # skips where there is none
     elf = str(build_program("patched", n=10))
     words = ["explore", elf, "--harts", "2", "--engine", "compiled", "--stale-lines", "16", "--event", "arm:w_add"]
-    assert main([*words, "--only", "710"]) == 0
+    assert main([*words, "--only", "820"]) == 0
     capsys.readouterr()
-    assert main([*words, "--only", "710", "--sync", "none"]) == 1
+    assert main([*words, "--only", "820", "--sync", "none"]) == 1
     out = capsys.readouterr().out
     repeat = shlex.split(out.split("repeat: ")[1])
     assert "--sync none" in " ".join(repeat) and "--stale-lines 16" in " ".join(repeat)

@@ -9,7 +9,7 @@ from kprobes import Kprobe
 from sim.__main__ import main
 from sim.engine import Recording
 from sim.events import Trap
-from sim.explore import Disturbance, Explorer, arm, disarm, explore, irq, nmi
+from sim.explore import Disturbance, Explorer, arm, disarm, explore, ipi, irq, nmi
 from sim.gtkw import around
 from sim.guestbuild import build_program, build_text
 from sim.machine import Machine
@@ -55,7 +55,7 @@ def whole_hit(explorer, what="hit:0"):
 def test_interrupt_and_nmi_in_every_cycle_of_a_hit(guest, kind):
     explorer = Explorer(guest(kind))
     window = whole_hit(explorer)
-    for disturbance in (irq(), nmi()):
+    for disturbance in (irq(), ipi(), nmi()):
         found = explorer.explore(disturbance, window)
         assert not found.findings, found.findings[0]
         assert (found.runs, found.note) == (len(window), "")
@@ -65,7 +65,7 @@ def test_interrupt_and_nmi_in_every_cycle_of_a_hit(guest, kind):
 def test_every_way_of_execution(capsys, options):
     """The same by the command, for the other ways in which a probed instruction is executed."""
     code, out, _ = run(capsys, *options)
-    assert code == 0 and len(re.findall(r"(?:irq:32|nmi)@0 .* 0 *$", out, re.MULTILINE)) == 2
+    assert code == 0 and len(re.findall(r"(?:irq:32|ipi:40|nmi)@0 .* 0 *$", out, re.MULTILINE)) == 3
 
 
 def test_arming_and_disarming_in_every_cycle(guest):
