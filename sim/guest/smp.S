@@ -6,6 +6,7 @@ hart_start:
 	mov	$0xfee00020, %ebx	/* the number of the hart, from its interrupt controller */
 	mov	(%rbx), %edi
 	shr	$24, %edi
+	movl	$0x1ff, 0xd0(%rbx)	/* spurious vector register: on, before the IDT that says so */
 	lea	(%rdi, %rdi, 2), %eax
 	mov	hart_starts(, %rax, 8), %rsp
 	mov	hart_starts + 8(, %rax, 8), %rbx

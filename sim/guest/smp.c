@@ -32,7 +32,6 @@ static volatile unsigned started, finished, wanted;
 
 void hart_main(unsigned hart)
 {
-	apic_write(APIC_SPURIOUS, 0x1ff);
 	sti();
 	__atomic_add_fetch(&started, 1, __ATOMIC_SEQ_CST);
 	hart_entry(hart);
@@ -76,6 +75,7 @@ void start_harts(unsigned count, void (*entry)(unsigned hart))
 	hart_entry = entry;
 	wanted = count - 1;
 	apic_write(APIC_SPURIOUS, 0x1ff);
+	/* From here on harts are asked to serialise: hart 0, and another one when it has loaded the IDT. */
 	set_gate(SYNC_VECTOR, sync_core_entry, GATE_INTERRUPT, 0, 0, 1);
 	sti();
 	for (unsigned hart = 1; hart < count; hart++) {

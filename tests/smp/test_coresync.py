@@ -9,7 +9,7 @@ from sim.events import Synced, Trap
 from sim.guestbuild import RUNTIME_DIR, SMP, build_program, build_text
 from sim.machine import Machine
 
-#: Both harts of the guest `patched` are in their loops from here on; it ends in cycle 1832.
+#: Both harts of the guest `patched` are in their loops from here on; it ends in cycle 1828.
 LOOPS = 810
 
 
@@ -122,8 +122,28 @@ def test_a_hart_with_interrupts_off(machine, engine_name):
         assert sorted(how(m)) == [(0, "interrupt"), (1, "interrupt")]
 
 
+def test_a_late_answer_is_not_taken_for_a_new_one(machine, engine_name):
+    """A hart that was given up is in the handler, has serialised, and has not said so, when the next request comes."""
+    if engine_name == "pysim":
+        pytest.skip("20,000 cycles of two harts; the compiled engine runs them")
+    body = "cli(); for (int i = 0; i < 30000; i++) work(i); sti(); for (;;) work(0);"
+    with machine(guest(body, "start_harts(2, body); for (;;) hlt();"), harts=2) as m:
+        m.run(2000)
+        p = planted(m)
+        assert sorted(how(m)) == [(0, "interrupt"), (1, "debug port")]
+        m.run(until=m.symbols.lookup("sync_core_entry") + 3)
+        hart = m.harts[1]
+        assert m.symbols.describe(hart.regs.rip) == "sync_core_entry+0x3" and not hart.state.trap_request
+        m.events.clear()
+        m.kprobes.disable_kprobe(p)
+        assert how(m) == [(0, "interrupt")], "hart 1 has fetched anew"
+        m.run(100)
+        m.kprobes.enable_kprobe(p)
+        assert sorted(how(m))[1:] == [(0, "interrupt"), (1, "interrupt")], "its answer has come, and it is asked again"
+
+
 def test_an_interrupt_of_the_user_is_not_lost(patched):
-    """There is one line; what the user has requested goes first."""
+    """What comes on the line from outside passes before the controller's own."""
     patched.run(LOOPS)
     for hart in patched.harts:
         hart.irq(33)
