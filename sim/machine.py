@@ -29,7 +29,7 @@ from sim.coresync import CoreSync, How
 from sim.deliveries import Deliveries, Returns
 from sim.elf import Image, SymbolTable, load_elf
 from sim.engine import NEVER, Engine, Recording, SocFactory, Stop, StopOn, StopReason, default_soc, open_engine
-from sim.events import Event, EventLog, ProbePhase, Shutdown, Trap, from_records
+from sim.events import Event, EventLog, ProbePhase, Shutdown, from_records
 from sim.guestport import GuestPort
 from sim.harts import HartView
 from sim.memento import Memento, Snapshot
