@@ -7,10 +7,10 @@
     none     nothing, to see what comes of that
 
 With "ipi" the debug port is used for harts that no interrupt can make run old code, or reach: those that are asleep with
-interrupts off or have shut down, those without the handler (`HANDLER` behind `VECTOR` in their IDT, which a guest puts there when
-the hart's controller is on), and those that have not answered after `PATIENCE` cycles, with interrupts off for example. A hart
-that did not answer is asked again when its interrupts are on; should it be in the handler then, for the interrupt of before, its
-answer may be as old as that, and it is not asked.
+interrupts off or have shut down, those without the handler (`HANDLER` behind `VECTOR` in their IDT, which a guest puts there
+when the hart's controller is on), and those that have not answered after `PATIENCE` cycles, with interrupts off for example. A
+hart that did not answer is asked again when its interrupts are on; should it be in the handler then, for the interrupt of
+before, its answer may be as old as that, and it is not asked.
 
 The runtime sends them as a processor outside of the system would (`hw.soc.Soc`, ipi).
 
