@@ -121,6 +121,16 @@ def add_sync(parser: argparse.ArgumentParser) -> None:
         help="lines of old code that a hart keeps until it serialises: 0, 2, 4 to 256; default 0")  # fmt: skip
 
 
+def add_max_cycles(parser: argparse.ArgumentParser, what: str = "") -> None:
+    """Add --max-cycles. `what`: how its help begins."""
+    parser.add_argument("--max-cycles", type=cycles, default=10_000_000, metavar="N", help=f"{what}default 10M")
+
+
+def add_ram(parser: argparse.ArgumentParser, where: str = "of the machine") -> None:
+    """Add --ram. `where`: what has it."""
+    parser.add_argument("--ram", type=size, default=16 << 20, metavar="SIZE", help=f"RAM {where}; default 16M")
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")

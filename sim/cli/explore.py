@@ -66,10 +66,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     common.add_harts(parser)
     common.add_sync(parser)
     add_options(parser)
-    parser.add_argument(
-        "--max-cycles", type=common.cycles, default=10_000_000, metavar="N", help="of a run; default 10M"
-    )
-    parser.add_argument("--ram", type=common.size, default=16 << 20, metavar="SIZE", help="default 16M")
+    common.add_max_cycles(parser, "of a run; ")
+    common.add_ram(parser)
     common.add_json(parser)
 
 

@@ -17,9 +17,7 @@ EXAMPLES = ("export", "export -o build/verilog --json")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("-o", "--output", type=Path, default=OUT / "verilog", metavar="DIR", help="default out/verilog")
-    parser.add_argument(
-        "--ram", type=common.size, default=16 << 20, metavar="SIZE", help="RAM on the buses; default 16M"
-    )
+    common.add_ram(parser, "on the buses")
     common.add_json(parser)
 
 

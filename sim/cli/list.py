@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     probing.add_probes(parser)
     parser.add_argument("--blacklist", action="store_true", help="print what must not be probed")
     parser.add_argument("--run", action="store_true", help="run the guest first")
-    parser.add_argument("--max-cycles", type=common.cycles, default=10_000_000, metavar="N", help="default 10M")
+    common.add_max_cycles(parser)
     probing.add_options(parser)
     common.add_engine(parser)
     common.add_json(parser)

@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("elf", type=Path, metavar="ELF", help="a static x86-64 executable")
     parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for QEMU; default 60")
     parser.add_argument("--compare", action="store_true", help="run on the core too: the same console and ending?")
-    parser.add_argument("--max-cycles", type=common.cycles, default=10_000_000, metavar="N", help="of the core; default 10M")
+    common.add_max_cycles(parser, "of the core; ")
     common.add_engine(parser)
     common.add_json(parser)
 

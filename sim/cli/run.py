@@ -55,10 +55,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--events", nargs="?", const=True, metavar="FILE", help="write every event, retirement included"
     )
     parser.add_argument("--compare", action="store_true", help="run again without probes and compare")
-    parser.add_argument("--max-cycles", type=common.cycles, default=10_000_000, metavar="N", help="default 10M")
-    parser.add_argument(
-        "--ram", type=common.size, default=16 << 20, metavar="SIZE", help="RAM of the machine; default 16M"
-    )
+    common.add_max_cycles(parser)
+    common.add_ram(parser)
     common.add_json(parser)
 
 

@@ -51,10 +51,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the trace to a file instead")
     add_options(parser)
     common.add_engine(parser)
-    parser.add_argument("--max-cycles", type=common.cycles, default=10_000_000, metavar="N", help="default 10M")
-    parser.add_argument(
-        "--ram", type=common.size, default=16 << 20, metavar="SIZE", help="RAM of the machine; default 16M"
-    )
+    common.add_max_cycles(parser)
+    common.add_ram(parser)
     common.add_json(parser)
 
 
