@@ -230,23 +230,33 @@ def engine(engine_name: str, engine_pool: EnginePool, config: Config) -> Watched
     return Watched(engine_pool.borrow(engine_name, config=config))
 
 
-@pytest.fixture
-def machine_on(engine_pool: EnginePool, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """A factory of `sim.Machine` on engines of the pool: ``machine_on("pysim", "guest.elf", wait_seed=3)``."""
-    import sim.machine
+class Lent(Watched):
+    """An engine that belongs to a pool."""
 
-    class Borrowed(Watched):
-        def close(self) -> None:
-            """The pool closes it."""
+    def close(self) -> None:
+        """The pool closes it."""
+
+
+@pytest.fixture
+def lend(engine_pool: EnginePool) -> Callable[..., Any]:
+    """What stands in for `sim.engine.open_engine` where a test's engines are to be those of the pool."""
+    usual = {"latency": 1, "wait_seed": None, "harts": 1}
 
     def borrow(name: str, *, soc_factory: Any = None, **options: Any) -> Any:
-        usual = {"latency": 1, "wait_seed": None, "harts": 1}
-        return Borrowed(engine_pool.borrow(name, **{k: v for k, v in options.items() if v != usual.get(k, ...)}))
+        return Lent(engine_pool.borrow(name, **{k: v for k, v in options.items() if v != usual.get(k, ...)}))
+
+    return borrow
+
+
+@pytest.fixture
+def machine_on(lend: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """A factory of `sim.Machine` on engines of the pool: ``machine_on("pysim", "guest.elf", wait_seed=3)``."""
+    import sim.machine
 
     def make(name: str, image: Any = None, **options: Any) -> Any:
         return sim.machine.Machine(image, engine=name, **options)
 
-    monkeypatch.setattr(sim.machine, "open_engine", borrow)
+    monkeypatch.setattr(sim.machine, "open_engine", lend)
     return make
 
 

@@ -48,21 +48,10 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def quick(engine_pool, monkeypatch):
+def quick(lend, monkeypatch):
     """Let commands run on engines of the pool: opening pysim costs seconds."""
-
-    class Borrowed:
-        def __init__(self, engine):
-            self._engine = engine
-
-        def __getattr__(self, name):
-            return getattr(self._engine, name)
-
-        def close(self):
-            """The pool closes it."""
-
     def borrow(name, *, config=Config(), **options):
-        return Borrowed(engine_pool.borrow("pysim" if name == "auto" else name, config=config))
+        return lend("pysim" if name == "auto" else name, config=config)
 
     monkeypatch.setattr(sim.machine, "open_engine", borrow)
     monkeypatch.setattr(sim.cli.run, "open_engine", borrow)

@@ -7,7 +7,6 @@ import sys
 import pytest
 
 import sim.cli.explain
-from hw.config import Config
 from sim.__main__ import main
 from sim.guestbuild import build_text
 
@@ -21,21 +20,9 @@ int main(void) { for (int i = 0; i < 3; i++) work(i); return 0; }
 
 
 @pytest.fixture
-def kphw(capsys, machine_on, engine_pool, engine_name, monkeypatch):
+def kphw(capsys, machine_on, lend, engine_name, monkeypatch):
     """Runs a command on an engine of the pool; returns the exit code, what it printed, and the error output."""
-
-    class Borrowed:
-        def __init__(self, engine):
-            self._engine = engine
-
-        def __getattr__(self, name):
-            return getattr(self._engine, name)
-
-        def close(self):
-            """The pool closes it."""
-
-    monkeypatch.setattr(
-        sim.cli.explain, "open_engine", lambda name: Borrowed(engine_pool.borrow(engine_name, config=Config())))
+    monkeypatch.setattr(sim.cli.explain, "open_engine", lambda name: lend(engine_name))
     monkeypatch.setattr(sys, "argv", ["kphw"])
 
     def call(*words):

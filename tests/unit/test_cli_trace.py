@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import sim.cli.trace
-from hw.config import Config
 from sim.__main__ import main
 from sim.guestbuild import PROGRAMS, build_program
 
@@ -24,23 +23,9 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def kphw(capsys, engine_pool, engine_name, monkeypatch):
+def kphw(capsys, lend, engine_name, monkeypatch):
     """Runs ``kphw trace`` on an engine of the pool; returns the exit code, what it printed, and the error output."""
-
-    class Borrowed:
-        def __init__(self, engine):
-            self._engine = engine
-
-        def __getattr__(self, name):
-            return getattr(self._engine, name)
-
-        def close(self):
-            """The pool closes it."""
-
-    def borrow(name, *, config=Config()):
-        return Borrowed(engine_pool.borrow(engine_name, config=config))
-
-    monkeypatch.setattr(sim.cli.trace, "open_engine", borrow)
+    monkeypatch.setattr(sim.cli.trace, "open_engine", lambda name, **options: lend(engine_name, **options))
 
     def call(*words):
         code = main(["trace", *map(str, words)])
