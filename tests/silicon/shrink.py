@@ -11,6 +11,7 @@ from capstone import CS_ARCH_X86, CS_MODE_64, Cs
 from tests.silicon import flags
 from tests.silicon.executor import run
 from tests.silicon.generate import complete
+from tests.silicon.state import runs
 
 _MD = Cs(CS_ARCH_X86, CS_MODE_64)
 _MD.detail = True
@@ -40,7 +41,7 @@ def _shorter(vector: dict) -> Iterator[dict]:
     if outcome.trap is None:
         memory = {a + i: byte for a, text in vector["initial"]["mem"] for i, byte in enumerate(bytes.fromhex(text))}
         memory.update({a + i: byte for a, data in outcome.changed for i, byte in enumerate(data)})
-        yield _fewer_insns(vector, slice(1, None), initial={"regs": outcome.regs, "mem": _runs(memory)})
+        yield _fewer_insns(vector, slice(1, None), initial={"regs": outcome.regs, "mem": runs(memory)})
     if vector["final"]["trap"] is None:
         yield _fewer_insns(vector, slice(None, -1))
 
@@ -48,17 +49,6 @@ def _shorter(vector: dict) -> Iterator[dict]:
 def _fewer_insns(vector: dict, left: slice, **changes: dict) -> dict:
     masks = {"masks": vector["masks"][left]} if "masks" in vector else {}
     return dict(vector, insns=vector["insns"] - 1, **changes, **masks)
-
-
-def _runs(memory: dict[int, int]) -> list[list]:
-    """Bytes gathered into the format of `initial.mem`."""
-    found: list[tuple[int, bytearray]] = []
-    for address in sorted(memory):
-        if found and found[-1][0] + len(found[-1][1]) == address:
-            found[-1][1].append(memory[address])
-        else:
-            found.append((address, bytearray([memory[address]])))
-    return [[address, data.hex()] for address, data in found]
 
 
 def _with_memory(vector: dict, memory: list[list]) -> dict:

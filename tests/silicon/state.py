@@ -199,15 +199,15 @@ class State:
     def initial(self) -> dict:
         """The `initial` part of a vector; all registers that are not zero are named."""
         regs = {name: value for name, value in self.first.items() if value != (2 if name == "rflags" else 0)}
-        return {"regs": regs, "mem": [[a, d.hex()] for a, d in runs({**self.first_mem, **self.code})]}
+        return {"regs": regs, "mem": runs({**self.first_mem, **self.code})}
 
 
-def runs(memory: dict[int, int]) -> list[tuple[int, bytes]]:
-    """Single bytes gathered into runs."""
+def runs(memory: dict[int, int]) -> list[list]:
+    """Single bytes gathered into runs, in the format of `initial.mem`."""
     found: list[tuple[int, bytearray]] = []
     for address in sorted(memory):
         if found and found[-1][0] + len(found[-1][1]) == address:
             found[-1][1].append(memory[address])
         else:
             found.append((address, bytearray([memory[address]])))
-    return [(address, bytes(data)) for address, data in found]
+    return [[address, data.hex()] for address, data in found]
