@@ -118,6 +118,13 @@ class Three(Elaboratable):
         return m
 
 
+async def write(ctx, apic, at, value):
+    for name, v in (("offset", at), ("write", 1), ("wdata", value)):
+        ctx.set(getattr(apic.registers, name), v)
+    await ctx.tick()
+    ctx.set(apic.registers.write, 0)
+
+
 FIXED, LOWEST, NMI, INIT, START = (mode << 8 for mode in (0, 1, 4, 5, 6))
 LOGICAL, ITSELF, ALL, OTHERS = 1 << 11, 1 << 18, 2 << 18, 3 << 18
 ASSERT, LEVEL = 1 << 14, 1 << 15
@@ -139,19 +146,13 @@ def test_destinations(high, low, to):
     three = Three()
 
     async def test(ctx):
-        async def write(apic, at, value):
-            for name, v in (("offset", at), ("write", 1), ("wdata", value)):
-                ctx.set(getattr(apic.registers, name), v)
-            await ctx.tick()
-            ctx.set(apic.registers.write, 0)
-
         for i, apic in enumerate(three.apics):
             ctx.set(apic.core.enable, 1)
-            await write(apic, At.SVR, 0x1FF)
-            await write(apic, At.LDR, (0x22, 4, 8)[i] << 24)
+            await write(ctx, apic, At.SVR, 0x1FF)
+            await write(ctx, apic, At.LDR, (0x22, 4, 8)[i] << 24)
         sender = three.apics[1]
-        await write(sender, At.ICR_HIGH, high << 24)
-        await write(sender, At.ICR_LOW, low | 0x99)
+        await write(ctx, sender, At.ICR_HIGH, high << 24)
+        await write(ctx, sender, At.ICR_LOW, low | 0x99)
         kinds = {"nmi": set(), "init": set(), "start": set()}
         for i, apic in enumerate(three.apics):
             for kind, found in kinds.items():
@@ -171,20 +172,14 @@ def test_an_illegal_vector_is_found_by_both():
     three = Three()
 
     async def test(ctx):
-        async def write(apic, at, value):
-            for name, v in (("offset", at), ("write", 1), ("wdata", value)):
-                ctx.set(getattr(apic.registers, name), v)
-            await ctx.tick()
-            ctx.set(apic.registers.write, 0)
-
         for apic in three.apics:
             ctx.set(apic.core.enable, 1)
-            await write(apic, At.SVR, 0x1FF)
-        await write(three.apics[0], At.ICR_HIGH, 2 << 24)
-        await write(three.apics[0], At.ICR_LOW, 15)
+            await write(ctx, apic, At.SVR, 0x1FF)
+        await write(ctx, three.apics[0], At.ICR_HIGH, 2 << 24)
+        await write(ctx, three.apics[0], At.ICR_LOW, 15)
         await ctx.tick()
         for apic, found in zip(three.apics, (0x20, 0, 0x40), strict=True):
-            await write(apic, At.ESR, 0)
+            await write(ctx, apic, At.ESR, 0)
             ctx.set(apic.registers.offset, At.ESR)
             assert ctx.get(apic.registers.rdata) == found
 
