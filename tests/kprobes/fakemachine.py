@@ -14,7 +14,7 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
-from kprobes import GuestMemoryError, Kprobes, Module, ModuleState, Options, PtRegs, Symbol, Trap
+from kprobes import GuestMemoryError, Kprobe, Kprobes, Module, ModuleState, Options, PtRegs, Symbol, Trap
 from kprobes.errors import GuestCallError
 from tests.kprobes.fakecpu import IF, MASK64, TF, Cpu, Fault
 
@@ -358,14 +358,19 @@ class FakeMachine:
         """Request an interrupt, which comes as soon as IF allows it."""
         self.injections.append((lambda core: True, "irq", handler))
 
-    def step(self, cpu=0):
-        """Interrupts, then one instruction, then its traps."""
-        core = self.cpu[cpu]
+    def due(self, core):
+        """Take out the injections whose moment has come, one after the other: kind and handler."""
         for injection in list(self.injections):
             condition, kind, handler = injection
             if condition(core) and (kind == "nmi" or core.regs.flags & IF):
                 self.injections.remove(injection)
-                self._interrupt(core, handler)
+                yield kind, handler
+
+    def step(self, cpu=0):
+        """Interrupts, then one instruction, then its traps."""
+        core = self.cpu[cpu]
+        for _, handler in self.due(core):
+            self._interrupt(core, handler)
         self.now += 1
         if not self.depth and (self.kprobes.deadline or self.now + 1) <= self.now:
             self.kprobes.work()
@@ -422,3 +427,10 @@ class FakeMachine:
             self.depth -= 1
             core.regs = frame
             frame.assign(PtRegs.unpack(trap.regs.pack()))
+
+
+def plant(m, name, offset=0, **handlers):
+    """Register a Kprobe on a symbol of a machine and return it."""
+    p = Kprobe(symbol_name=name, offset=offset, **handlers)
+    m.kprobes.register_kprobe(p)
+    return p

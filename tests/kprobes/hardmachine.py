@@ -245,17 +245,14 @@ class HardMachine(FakeMachine):
 
     def step(self, cpu=0):
         """Interrupts, then one instruction, then its traps."""
-        core = self.cpu[cpu]
-        for injection in list(self.injections):
-            condition, kind, handler = injection
-            if condition(core) and (kind == "nmi" or core.regs.flags & IF):
-                self.injections.remove(injection)
-                self._gate(2 if kind == "nmi" else IRQ, handler)
-                hart = self.machine.harts[cpu]
-                if kind == "nmi":
-                    hart.nmi()
-                else:
-                    hart.irq(IRQ)
+        core, hart = self.cpu[cpu], self.machine.harts[cpu]
+        for kind, handler in self.due(core):
+            if kind == "nmi":
+                self._gate(2, handler)
+                hart.nmi()
+            else:
+                self._gate(IRQ, handler)
+                hart.irq(IRQ)
         stepped = core.regs.flags & TF
         self._retire(cpu)
         if stepped and not self._in_entry(cpu):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from kprobes import Kprobe, Phase, PtRegs, Trap, Vector
+from kprobes import Phase, PtRegs, Trap, Vector
 from tests.kprobes.fakecpu import CF, IF, TF, ZF
-from tests.kprobes.fakemachine import DR6, HOME, FakeMachine, UnhandledTrap
+from tests.kprobes.fakemachine import DR6, HOME, FakeMachine, UnhandledTrap, plant
 
 SOURCE = """
 func store
@@ -49,12 +49,6 @@ BS = 1 << 14
 @pytest.fixture
 def m():
     return FakeMachine(SOURCE)
-
-
-def plant(m, name, offset=0, **handlers):
-    p = Kprobe(symbol_name=name, offset=offset, **handlers)
-    m.kprobes.register_kprobe(p)
-    return p
 
 
 def kinds(m):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from kprobes import HandlerError, Kprobe, KprobePanic
-from tests.kprobes.fakemachine import HOME, FakeMachine, UnhandledTrap
+from kprobes import HandlerError, KprobePanic
+from tests.kprobes.fakemachine import HOME, FakeMachine, UnhandledTrap, plant
 
 SOURCE = """
 func outer
@@ -41,12 +41,6 @@ endf nmi
 @pytest.fixture
 def m():
     return FakeMachine(SOURCE)
-
-
-def plant(m, name, offset=0, **handlers):
-    p = Kprobe(symbol_name=name, offset=offset, **handlers)
-    m.kprobes.register_kprobe(p)
-    return p
 
 
 def never(*args):
