@@ -5,6 +5,31 @@
 #define VECTORS 256
 #define LEAVE   0x7e		/* how a row at CPL 3 ends */
 
+.macro push_rest			/* of a struct pt_regs, below rsi */
+	push	%rdx
+	push	%rcx
+	push	%rax
+	push	%r8
+	push	%r9
+	push	%r10
+	push	%r11
+	push	%rbx
+	push	%rbp
+	push	%r12
+	push	%r13
+	push	%r14
+	push	%r15
+.endm
+
+.macro pop_saved			/* what a function saves */
+	pop	%r15
+	pop	%r14
+	pop	%r13
+	pop	%r12
+	pop	%rbp
+	pop	%rbx
+.endm
+
 	.text
 	.altmacro
 .macro stub vector
@@ -38,19 +63,7 @@ stub_of_int14:
 	jmp	common
 
 /* Nothing up to the pushfq changes a flag: it shows them as the handler got them. */
-common:	push	%rdx
-	push	%rcx
-	push	%rax
-	push	%r8
-	push	%r9
-	push	%r10
-	push	%r11
-	push	%rbx
-	push	%rbp
-	push	%r12
-	push	%r13
-	push	%r14
-	push	%r15
+common:	push_rest
 	pushfq
 	pop	%rdx
 	cld
@@ -59,12 +72,7 @@ common:	push	%rdx
 	and	$-16, %rsp
 	call	harness_trap
 	mov	%rbx, %rsp
-	pop	%r15
-	pop	%r14
-	pop	%r13
-	pop	%r12
-	pop	%rbp
-	pop	%rbx
+	pop_saved
 	pop	%r11
 	pop	%r10
 	pop	%r9
@@ -128,19 +136,7 @@ row_done:
 	push	$-1
 	push	%rdi
 	push	%rsi
-	push	%rdx
-	push	%rcx
-	push	%rax
-	push	%r8
-	push	%r9
-	push	%r10
-	push	%r11
-	push	%rbx
-	push	%rbp
-	push	%r12
-	push	%r13
-	push	%r14
-	push	%r15
+	push_rest
 	jmp	leave_row
 1:	int	$LEAVE
 
@@ -150,12 +146,7 @@ leave_row:
 	mov	outside, %rsp
 	push	$2
 	popfq
-	pop	%r15
-	pop	%r14
-	pop	%r13
-	pop	%r12
-	pop	%rbp
-	pop	%rbx
+	pop_saved
 	ret
 
 /* void load_tables(void): the harness's own, and segments as at power-on. */
