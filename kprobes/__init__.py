@@ -5,11 +5,12 @@
     runtime.on_trap(Trap(cpu, vector, regs))                   # by the machine, at each trap
 
 Where to look: ``port`` (the machine's side), ``probes`` (the user's side), ``options``, ``checks`` and ``registry``
-(registration, aggregates), ``insn``, ``slots``, ``step``, ``emulate`` and ``boost`` (executing what a breakpoint displaced),
-``region``, ``detour``, ``textpoke`` and ``optimizer`` (jumps in place of breakpoints), ``control``, ``handlers`` and
-``faults`` (traps), ``jprobes``, ``savearea``, ``calls`` and ``retprobes`` (returns), ``unwind`` (back traces), ``listing``
-(debugfs), ``explain`` (what would become of a probe), ``runtime`` (all together), ``tracing`` (the text language of probe
-events, a user of the rest). Data flows one way: each module imports from those that ``tests/test_layers.py`` finds before it.
+(registration, aggregates), ``grace`` (waiting for cpus that are inside), ``insn``, ``slots``, ``copies``, ``step``,
+``emulate`` and ``boost`` (executing what a breakpoint displaced), ``region``, ``detour``, ``detours``, ``textpoke`` and
+``optimizer`` (jumps in place of breakpoints), ``control``, ``handlers`` and ``faults`` (traps), ``jprobes``, ``savearea``,
+``calls`` and ``retprobes`` (returns), ``unwind`` (back traces), ``listing`` (debugfs), ``explain`` (what would become of a
+probe), ``queries`` and ``runtime`` (all together), ``tracing`` (the text language of probe events, a user of the rest). Data
+flows one way: each module imports from those that ``tests/test_layers.py`` finds before it.
 """
 
 from kprobes.ctypes_like import s8, s16, s32, s64, u8, u16, u32, u64

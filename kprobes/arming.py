@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kprobes.fentry import Fentry
 from kprobes.insn import BREAKPOINT
 from kprobes.optimizer import Optimizer
@@ -13,13 +15,16 @@ _INT3 = bytes([BREAKPOINT])
 
 
 class Arming:
-    """Arms and disarms the sites of one guest; jumps in place of breakpoints are ``optimizer``'s."""
+    """Arms and disarms the sites of one guest; jumps in place of breakpoints are ``optimizer``'s. ``in_use`` tells whether a
+    cpu is inside a hit of a site."""
 
-    def __init__(self, guest: Guest, text: Text, fentry: Fentry, optimizer: Optimizer):
+    def __init__(self, guest: Guest, text: Text, fentry: Fentry, optimizer: Optimizer, in_use: Callable[[Site], bool]):
         self._guest = guest
         self._text = text
         self._fentry = fentry
         self._optimizer = optimizer
+        self._in_use = in_use
+        self._lifted: list[Site] = []
 
     def arm(self, site: Site) -> None:
         """Write the breakpoint and make every cpu see it; a jump that has not left yet stays instead.
@@ -75,3 +80,17 @@ class Arming:
             self._fentry.detach(site.addr)
         self._optimizer.abandon(site)
         site.armed = False
+
+    def lift(self, site: Site) -> None:
+        """Take the breakpoint of a hit out, until no cpu is inside a hit of this site any more (step "inline")."""
+        if site not in self._lifted:
+            self._text.restore(site.addr)
+            self._lifted.append(site)
+
+    def put_back(self) -> None:
+        """Write the breakpoints that were lifted, where no cpu is inside any more."""
+        if self._lifted:
+            for site in [site for site in self._lifted if not self._in_use(site)]:
+                self._lifted.remove(site)
+                if site.armed:
+                    self._text.write(site.addr, _INT3)

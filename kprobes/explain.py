@@ -116,7 +116,7 @@ class Explainer:
             checks.permit(place)
             insn = checks.instruction(place)
             verdicts = tuple(Verdict(way, self._obstacle(way, insn, place, site, post)) for way in Way)
-            registry.steppable(insn, place)
+            registry.copies.steppable(insn, place)
             way = next(v.way for v in verdicts if v.obstacle is None and self._chosen(v.way))
         except KprobeError as exc:
             refused = exc
@@ -141,7 +141,7 @@ class Explainer:
 
     def _obstacle(self, way: Way, insn: Insn, place: Place, site: Site | None, post: bool) -> str | None:
         """Return why this way is not open to the instruction."""
-        if self._registry.at_fentry(insn):
+        if self._registry.copies.at_fentry(insn):
             return None if way is Way.FENTRY else "the nop for tracing becomes a call, always"
         match way:
             case Way.FENTRY:
@@ -159,7 +159,7 @@ class Explainer:
             case Way.BOOSTED:
                 if site is not None and self._options.boost and not site.boosted:
                     return "the first probe at the address was to be stepped, and a copy in use is not changed"
-                return _POST if post else self._registry.why_not_boosted(insn)
+                return _POST if post else self._registry.copies.why_not_boosted(insn)
             case Way.OPTIMIZED:
                 return _POST if post or (site is not None and site.posts) else self._no_jump(place)
 

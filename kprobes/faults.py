@@ -29,7 +29,7 @@ class Faults:
         if regs.user_mode:
             return False
         if hit is None or regs.ip != hit.site.slot:
-            site = self._registry.by_slot(regs.ip)
+            site = self._registry.copies.by_slot(regs.ip)
             if site is not None and site.boosted:  # no hit tells of it, and the guest's handling has to see the original
                 regs.ip = site.addr
                 unhook(site, regs.sp)

@@ -108,7 +108,7 @@ class Listing:
 
     def kallsyms(self) -> str:
         """Return the lines of /proc/kallsyms for the pages of copies and of detours (kprobe_get_kallsym)."""
-        slots, detours = self._registry.slots, self._registry.optimizer.slots
+        slots, detours = self._registry.copies.slots, self._registry.detours.slots
         pages = [(page, "kprobe_insn_page") for page in slots.pages]
         pages += [(page, "kprobe_optinsn_page") for page in (detours.pages if detours is not None else ())]
         return "".join(f"{page:016x} t {name}\t[__builtin__kprobes]\n" for page, name in pages)

@@ -20,15 +20,16 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable
 
-from kprobes.detour import detour, jump, room
+from kprobes.detour import jump
+from kprobes.detours import Detours
 from kprobes.errors import KprobeError
-from kprobes.insn import BREAKPOINT, MAX_INSN_SIZE
+from kprobes.grace import GracePeriod
+from kprobes.insn import BREAKPOINT
 from kprobes.options import Options
-from kprobes.port import Door, Guest, GuestMemoryError, Symbol
+from kprobes.port import Guest, GuestMemoryError, Symbol
 from kprobes.probes import KprobeFlag
 from kprobes.region import JUMP_SIZE, MAX_REGION, Jump, JumpState, Obstacle, Region, Regions
-from kprobes.slots import Slots
-from kprobes.step import Site
+from kprobes.step import NO_SLOT, Site
 from kprobes.text import Text
 from kprobes.textpoke import Poke, TextPoke
 
@@ -41,34 +42,27 @@ _SOONER = 8
 class Optimizer:
     """The jumps of one guest.
 
-    ``find`` is the look-up of a site, ``leaving`` are the sites out of the table that a cpu may still be in, ``in_use`` tells
-    whether a cpu is inside a hit, and ``retire`` is called for a site without probes once its jump is gone.
+    ``find`` is the look-up of a site, ``grace`` has those out of the table, and ``retire`` is called for a site without probes
+    once its jump is gone.
     """
 
     def __init__(
-        self, guest: Guest, options: Options, text: Text, poke: TextPoke, regions: Regions,
-        find: Callable[[int], Site | None], leaving: Iterable[Site], in_use: Callable[[Site], bool],
-        retire: Callable[[Site], None],
+        self, guest: Guest, options: Options, text: Text, poke: TextPoke, regions: Regions, detours: Detours,
+        find: Callable[[int], Site | None], grace: GracePeriod, retire: Callable[[Site], object],
     ):
         self._guest = guest
         self._delay = options.optimize_delay
         self._text = text
         self._poke = poke
         self._regions = regions
+        self._detours = detours
         self._find = find
-        self._leaving = leaving
-        self._in_use = in_use
+        self._grace = grace
         self._retire = retire
         self._queue: dict[Site, None] = {}    # QUEUED, in the order of their requests
         self._removals: dict[Site, None] = {}  # LEAVING
-        self._returns: dict[int, int] = {}    # retired detours: where they end in the guest's text
         self.allowed = options.optimize
-        self.slots: Slots | None = None
         self.deadline: int | None = None
-
-    def owns(self, addr: int) -> bool:
-        """Whether ``addr`` lies in a page of detours (``is_kprobe_optinsn_slot``)."""
-        return self.slots is not None and self.slots.owns(addr)
 
     def switch(self, sites: Iterable[Site], on: bool) -> None:
         """Take all jumps out and queue none, or queue all that may be (proc_kprobes_optimization_handler)."""
@@ -78,8 +72,12 @@ class Optimizer:
                 self.review(site)
             else:
                 self.force(site)
-        self._collect()
-        if not self._queue and not self._removals and not self._returns:
+        self._detours.collect()
+        self.relax()
+
+    def relax(self) -> None:
+        """Do not ask for time when there is nothing to do."""
+        if not self._queue and not self._removals and not self._detours.retired:
             self.deadline = None
 
     # What the registry tells.
@@ -145,13 +143,18 @@ class Optimizer:
                 self._retire(site)
             self.review_before(site.addr)
 
-    def drop(self, site: Site) -> None:
-        """Give the detour of a site back, which has no jump any more; a cpu may still be in it."""
-        if site.jump is not None and self.slots is not None:
-            self.slots.retire(site.jump.start)
-            self._returns[site.jump.start] = site.jump.region.end
-            site.jump = None
-            self._schedule()
+    def drop(self, site: Site) -> int:
+        """Give the detour of a site back, which has no jump any more, and return its address or ``NO_SLOT``.
+
+        A cpu may still be in it.
+        """
+        if site.jump is None:
+            return NO_SLOT
+        start = site.jump.start
+        self._detours.retire(site.jump)
+        site.jump = None
+        self._schedule()
+        return start
 
     def abandon(self, site: Site) -> None:
         """Forget the jump of a site whose text is about to vanish; nothing is written there."""
@@ -171,16 +174,9 @@ class Optimizer:
             self.force(site)
         ready = [site for site in self._queue if self._quiet(site)]
         self._write(sorted(ready, key=lambda site: site.addr))
-        self._collect()
-        if self._queue or self._removals or self._returns:
+        self._detours.collect()
+        if self._queue or self._removals or self._detours.retired:
             self._schedule(self._delay // _SOONER)
-
-    def _collect(self) -> None:
-        """Free the detours that no cpu is in any more."""
-        if self._returns and self.slots is not None:
-            self.slots.collect()
-            dirty = frozenset(self.slots.dirty)
-            self._returns = {slot: end for slot, end in self._returns.items() if slot in dirty}
 
     def _write(self, sites: list[Site]) -> None:
         pokes = [Poke(site.addr, jump(site.addr, site.jump.start)) for site in sites if site.jump is not None]
@@ -241,23 +237,14 @@ class Optimizer:
         """Whether the site has a detour, now if not before; without one the reason is noted."""
         if site.jump is not None:
             return True
-        region, slot = self.region_of(site), None
+        region = self.region_of(site)
         assert isinstance(region, Region)
-        door = self._guest.door(Door.DETOUR)
         try:
-            if self.slots is None:
-                self.slots = Slots(self._guest, room(door))
-            slot = self.slots.allocate(site.addr)
-            made = detour(region, slot, door)
-            self.slots.fill(slot, made.data)
+            site.jump = self._detours.make(region)
         except (KprobeError, ValueError) as exc:
-            if slot is not None and self.slots is not None:
-                self.slots.release(slot)
             code, reason = (exc.errno, str(exc.strerror)) if isinstance(exc, KprobeError) else (errno.EINVAL, str(exc))
             site.region = Obstacle(errno.ERANGE if code == errno.EINVAL else code or errno.ENOMEM, reason)
             return False
-        self.slots.keep(slot)
-        site.jump = Jump(region, slot, made.copy)
         return True
 
     def _quiet(self, site: Site) -> bool:
@@ -266,22 +253,19 @@ class Optimizer:
         It counts from the second instruction: what a breakpoint saves, ``addr`` + 1, is no place to go on at, unless the
         first instruction has one byte.
         """
-        assert site.jump is not None and self.slots is not None
+        assert site.jump is not None
         start, end = site.addr + len(site.insn.data), site.jump.region.end
-        settled, size = self._guest.settled, self.slots.size
-        if not settled(start, end):
+        if not self._guest.settled(start, end):
             return False
         around = [self._find(at) for at in range(site.addr + 1 - MAX_REGION, end)]
-        for other in (*around, *self._leaving):
+        for other in (*around, *self._grace):
             if other is None:
                 continue
-            if start <= other.addr + len(other.insn.data) < end and (self._in_use(other) or (
-                    other.boosted and not settled(other.slot, other.slot + MAX_INSN_SIZE))):
+            if start <= other.addr + len(other.insn.data) < end and self._grace.inside(other):
                 return False
-            if other.jump is not None and start <= other.jump.region.end < end and not settled(
-                    other.jump.start, other.jump.start + size):
+            if other.jump is not None and start <= other.jump.region.end < end and not self._detours.vacant(other.jump.start):
                 return False
-        return all(not start <= back < end or settled(slot, slot + size) for slot, back in self._returns.items())
+        return not self._detours.lead_into(start, end)
 
     def _around(self, addr: int) -> list[Site]:
         """Return the sites before ``addr`` whose region may reach it (get_optimized_kprobe)."""

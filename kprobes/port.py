@@ -6,7 +6,7 @@ the phases of each hit (``kprobes.events``). Nothing else passes between the two
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -142,6 +142,14 @@ class Guest(Protocol):
 
         Cpus run meanwhile, and their traps come to ``on_trap`` inside the request that wrote. No other request may be made,
         nor ``Kprobes.work`` be called, before this returns.
+        """
+        ...
+
+    def wait(self, done: Callable[[], bool]) -> bool:
+        """Let the cpus run until ``done``, which may ask ``settled``; return whether it is.
+
+        No cpu runs when it is at once. Traps come to ``on_trap`` meanwhile, as in ``sync_cores``. Return False when time is no
+        help: a handler is under way, the cpus sleep, or have run for long enough.
         """
         ...
 

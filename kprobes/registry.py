@@ -12,23 +12,22 @@ from contextlib import contextmanager
 
 from kprobes.arming import Arming
 from kprobes.blacklist import Blacklist
-from kprobes.boost import boosted, why_not
 from kprobes.checks import Checks, Place
-from kprobes.emulate import emulator, refusal
+from kprobes.copies import Copies
+from kprobes.detours import Detours
 from kprobes.errors import KprobeError, Rule
-from kprobes.fentry import NOP, Fentry
-from kprobes.insn import BREAKPOINT, Insn
+from kprobes.fentry import Fentry
+from kprobes.grace import Departure, GracePeriod
 from kprobes.optimizer import Optimizer
 from kprobes.options import Options
 from kprobes.port import Guest, GuestMemoryError
 from kprobes.probes import Kprobe, KprobeFlag
 from kprobes.region import Regions
 from kprobes.slots import Slots
-from kprobes.step import NO_SLOT, Site, displaced
+from kprobes.step import NO_SLOT, Site
 from kprobes.text import Text
 from kprobes.textpoke import TextPoke
 
-_INT3 = bytes([BREAKPOINT])
 #: What a registration fills in of a Kprobe, beside its misses.
 _OURS = ("offset", "addr", "opcode", "flags", "nmissed", "hits")
 
@@ -40,34 +39,27 @@ class Registry:
     def __init__(
         self, guest: Guest, options: Options, in_use: Callable[[Site], bool], own_text: Callable[[int], bool],
     ):
-        self._guest = guest
-        self._options = options
-        self._in_use = in_use
         self._sites: dict[int, Site] = {}
         self._of: dict[Kprobe, Site] = {}
-        self._by_slot: dict[int, Site] = {}
-        self._leaving: list[Site] = []  # without probes, but a cpu may still be inside
-        self._lifted: list[Site] = []  # whose breakpoint is out while a cpu steps the original in its place
         self._off = False
         self.text = Text(guest)
-        self.slots = Slots(guest)
+        slots, self.detours = Slots(guest), Detours(guest)
         self.blacklist = Blacklist(guest, lambda addr: (
-            self.slots.owns(addr) or self.optimizer.owns(addr) or self.fentry.owns(addr) or own_text(addr)))
+            slots.owns(addr) or self.detours.owns(addr) or self.fentry.owns(addr) or own_text(addr)))
         self.checks = Checks(guest, self.text, self.blacklist)
+        self.copies = Copies(guest, options, slots, self.checks)
         self.poke = TextPoke(guest, self.text)
         self.fentry = Fentry(guest, self.text, self.poke)
+        self._grace = GracePeriod(guest, self.copies, self.detours, in_use)
         self.optimizer = Optimizer(
-            guest, options, self.text, self.poke, Regions(guest, self.text, self.blacklist), self.find, self._leaving,
-            in_use, self._retire)
-        self._arming = Arming(guest, self.text, self.fentry, self.optimizer)
+            guest, options, self.text, self.poke, Regions(guest, self.text, self.blacklist), self.detours, self.find,
+            self._grace, self._retire)
+        self._arming = Arming(guest, self.text, self.fentry, self.optimizer, in_use)
+        self.lift = self._arming.lift
 
     def find(self, addr: int) -> Site | None:
         """Return the site at exactly this address: the look-up of every hit."""
         return self._sites.get(addr)
-
-    def by_slot(self, slot: int) -> Site | None:
-        """Return the site whose copy begins at ``slot``."""
-        return self._by_slot.get(slot)
 
     def site_of(self, p: Kprobe) -> Site | None:
         """Return the site of a registered struct, None when this very struct is not registered."""
@@ -99,16 +91,25 @@ class Registry:
                 register(p)
                 done.append(p)
         except BaseException:
-            for p in reversed(done):
-                self.unregister(p)
+            self.unregister(done[::-1])
             raise
 
-    def unregister(self, p: Kprobe) -> None:
-        """Disarm, unlink, free (unregister_kprobe). A struct that is not registered loses its addr, as in Linux."""
+    def unregister(self, probes: Iterable[Kprobe]) -> None:
+        """Disarm and unlink all, let the cpus leave them, and free what they used (unregister_kprobes).
+
+        A struct that is not registered loses its addr, as in Linux.
+        """
+        departures = [departure for p in probes if (departure := self._remove(p)) is not None]
+        self._grace.wait(departures)
+        self.optimizer.relax()
+        self.settle()
+
+    def _remove(self, p: Kprobe) -> Departure | None:
+        """Disarm and unlink a probe; return the site if it was the last one there."""
         site = self._of.pop(p, None)
         if site is None:
             p.addr = None
-            return
+            return None
         site.probes.remove(p)
         site.posts.discard(p)
         p.flags &= ~KprobeFlag.OPTIMIZED
@@ -116,38 +117,15 @@ class Registry:
             self._arming.disarm(site)
         if site.probes:
             self.optimizer.review(site)
-        elif not site.leaving:
-            self._retire(site)
-        self.settle()
+            return None
+        if site.leaving:
+            return Departure(site, site.slot if site.boosted else NO_SLOT, NO_SLOT)
+        return self._retire(site)
 
     def settle(self) -> None:
-        """Free the slots of sites without probes that no cpu is inside any more: the kernel's grace period."""
-        if self._lifted:
-            self._put_back()
-        if not self._leaving:
-            return
-        for site in [site for site in self._leaving if not self._in_use(site)]:
-            self._leaving.remove(site)
-            if site.slot == NO_SLOT:
-                continue
-            if site.boosted:  # no hit tells who is in there; a fault may still come from it, until the slot is used again
-                self.slots.retire(site.slot)
-            else:
-                del self._by_slot[site.slot]
-                self.slots.release(site.slot)
-            site.slot = NO_SLOT
-
-    def lift(self, site: Site) -> None:
-        """Take the breakpoint of a hit out, until no cpu is inside a hit of this site any more (step "inline")."""
-        if site not in self._lifted:
-            self.text.restore(site.addr)
-            self._lifted.append(site)
-
-    def _put_back(self) -> None:
-        for site in [site for site in self._lifted if not self._in_use(site)]:
-            self._lifted.remove(site)
-            if site.armed:
-                self.text.write(site.addr, _INT3)
+        """Do what waits for the end of hits: free slots, put breakpoints back."""
+        self._arming.put_back()
+        self._grace.settle()
 
     def kill(self, start: int, end: int) -> None:
         """The text in [start, end) is about to vanish: what is there becomes GONE, and is not written to (kill_kprobe).
@@ -162,7 +140,7 @@ class Registry:
             site.posts.clear()
             for p in site.probes:
                 p.flags |= KprobeFlag.GONE
-            self._leaving.append(site)
+            self._grace.add(site)
             if not site.probes:
                 del self._sites[site.addr]
         self.text.forget(start, end)
@@ -175,7 +153,12 @@ class Registry:
         else:
             self.optimizer.switch(self, on)
         self.settle()
-        self.slots.collect()
+        self.copies.slots.collect()
+
+    def free_detours(self) -> None:
+        """Let the cpus leave the detours that no jump leads to any more, and free them."""
+        self._grace.wait_for_detours()
+        self.optimizer.relax()
 
     def enable(self, p: Kprobe) -> None:
         """Let a probe be hit again (enable_kprobe); EINVAL when the struct is not registered, or its text is gone."""
@@ -233,30 +216,21 @@ class Registry:
     def _new(self, p: Kprobe, place: Place) -> Site:
         """Make the site of a first probe."""
         insn = self.checks.instruction(place)
-        self.steppable(insn, place)
+        self.copies.steppable(insn, place)
         before = self._sites.get(place.addr)
-        fentry = self.at_fentry(insn)
-        site = Site(place.addr, insn, NO_SLOT if fentry else self.slots.allocate(place.addr), fentry=fentry)
-        try:
-            if not fentry:
-                self._prepare(site, p)
-                self._by_slot[site.slot] = site
-            with self._inserted(p, site, place):
-                if site.enabled and not self._off:
-                    self._arming.arm(site)
-        except BaseException as exc:
-            self._by_slot.pop(site.slot, None)
-            self._sites.pop(place.addr, None)
-            if before is not None:
-                self._sites[place.addr] = before
-            if not fentry:
-                self.slots.release(site.slot)
-            if isinstance(exc, GuestMemoryError):
-                raise KprobeError(
-                    errno.EINVAL, f"the guest's text at {place.addr:#x} cannot be written: {exc}", Rule.ARMING) from exc
-            raise
-        if not fentry:
-            self.slots.keep(site.slot)
+        with _written(place):
+            site = self.copies.make(insn, p)
+            try:
+                with self._inserted(p, site, place):
+                    if site.enabled and not self._off:
+                        self._arming.arm(site)
+            except BaseException:
+                self._sites.pop(place.addr, None)
+                if before is not None:
+                    self._sites[place.addr] = before
+                self.copies.discard(site)
+                raise
+        self.copies.keep(site)
         if before is not None:  # its text is gone, and its probes are with the new ones
             site.probes += before.probes
             self._of |= dict.fromkeys(before.probes, site)
@@ -270,13 +244,9 @@ class Registry:
             raise KprobeError(errno.EEXIST, (
                 f"{self.checks.describe(site.addr)} already has a jprobe ({other.entry_name}), and a call has one detour; "
                 "unregister it first, or call both handlers from one"), Rule.AGGREGATE)
-        try:
-            with self._inserted(p, site, place):
-                if site.enabled and not site.armed and not self._off:
-                    self._arming.arm(site)
-        except GuestMemoryError as exc:
-            raise KprobeError(
-                errno.EINVAL, f"the guest's text at {site.addr:#x} cannot be written: {exc}", Rule.ARMING) from exc
+        with _written(place), self._inserted(p, site, place):
+            if site.enabled and not site.armed and not self._off:
+                self._arming.arm(site)
 
     @contextmanager
     def _inserted(self, p: Kprobe, site: Site, place: Place) -> Iterator[None]:
@@ -308,42 +278,24 @@ class Registry:
             p.misses.update(misses)
             raise
 
-    def steppable(self, insn: Insn, place: Place) -> None:
-        """Check that this registry can execute the instruction of a place: EOPNOTSUPP, or ENOSPC without room for it."""
-        refused = refusal(insn) if self._options.step == "int3" else None
-        if refused:
-            code, reason = refused
-            raise KprobeError(code, (
-                f"'{insn.text}' at {self.checks.describe(insn.addr)} cannot be probed with step=\"int3\": {reason}"
-                f"{self.checks.shown(place, 'not probed')}"), Rule.ROOM if code == errno.ENOSPC else Rule.EMULATION)
-
-    def at_fentry(self, insn: Insn) -> bool:
-        """Whether an instruction is a function's nop for tracing, which a probe turns into a call."""
-        return insn.data == NOP and self._guest.fentry(insn.addr)
-
-    def why_not_boosted(self, insn: Insn) -> str | None:
-        """Return in words why a copy of this instruction needs a step, None when it needs none."""
-        return why_not(insn, self._guest.fixup(insn.addr) is not None)
-
-    def _prepare(self, site: Site, p: Kprobe) -> None:
-        """Choose how the instruction is executed, and write its copy."""
-        insn, slot = site.insn, site.slot
-        copy = displaced(insn, slot)
-        if self._options.step == "int3":
-            site.emulate = emulator(insn)
-        site.boosted = self._options.boost and p.post_handler is None and self.why_not_boosted(insn) is None
-        self.slots.fill(slot, boosted(insn, slot, copy) if site.boosted else copy)
-
-    def _retire(self, site: Site) -> None:
+    def _retire(self, site: Site) -> Departure:
         """Take a site without probes out of the table; what it occupies is freed when no cpu is inside."""
         if self._sites.get(site.addr) is site:
             del self._sites[site.addr]
-        if site not in self._leaving:
-            self._leaving.append(site)
-        self.optimizer.drop(site)
+        self._grace.add(site)
+        return Departure(site, site.slot if site.boosted else NO_SLOT, self.optimizer.drop(site))
 
     def _registered(self, p: Kprobe, what: str) -> Site:
         site = self.site_of(p)
         if site is None:
             raise KprobeError(errno.EINVAL, f"the probe on {p.name} is not registered, so it cannot be {what}")
         return site
+
+
+@contextmanager
+def _written(place: Place) -> Iterator[None]:
+    try:
+        yield
+    except GuestMemoryError as exc:
+        raise KprobeError(
+            errno.EINVAL, f"the guest's text at {place.addr:#x} cannot be written: {exc}", Rule.ARMING) from exc

@@ -13,6 +13,7 @@ kernel/trace/rethook.c.
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from functools import partial
 from typing import cast
 
@@ -121,12 +122,13 @@ class Retprobes:
                 self._trampoline.free()
             raise
 
-    def unregister(self, rp: Kretprobe) -> None:
-        """Remove a kretprobe: its calls under way return to where they belong, without their handler."""
-        self._registry.unregister(rp.kp)
-        pool = self._pools.pop(rp, None)
-        for ri in pool.used if pool is not None else ():
-            ri.rp = None
+    def unregister(self, rps: Sequence[Kretprobe]) -> None:
+        """Remove kretprobes: their calls under way return to where they belong, without their handlers."""
+        self._registry.unregister([rp.kp for rp in rps])
+        for rp in rps:
+            pool = self._pools.pop(rp, None)
+            for ri in pool.used if pool is not None else ():
+                ri.rp = None
 
     def on_func_entry(self, symbol_name: str | None, addr: int | None, offset: int) -> None:
         """Raise EINVAL or ENOENT unless this is where a function's callers arrive (kprobe_on_func_entry)."""

@@ -5,29 +5,24 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Iterator, Sequence
-from itertools import islice
 
-from kprobes.blacklist import Blacklist
 from kprobes.errors import KprobeError, Rule
 from kprobes.events import Observer
-from kprobes.explain import Explainer, Explanation
 from kprobes.handlers import Handlers
 from kprobes.jprobes import Jprobes, kprobe_of
 from kprobes.listing import Listing
 from kprobes.options import Options
 from kprobes.port import Door, Guest, Module, Trap
-from kprobes.probes import Jprobe, Kprobe, Kretprobe, Status
-from kprobes.ptregs import PtRegs
-from kprobes.region import Obstacle, Region
+from kprobes.probes import Jprobe, Kprobe, Kretprobe
+from kprobes.queries import Queries
 from kprobes.registry import Registry
 from kprobes.retprobes import Retprobes
 from kprobes.step import Site
-from kprobes.unwind import Unwinder
 
 _DEFAULT = Options()
 
 
-class Kprobes:
+class Kprobes(Queries):
     """Probes on one guest.
 
     ``observer``, a callable or an object with a method ``on_probe``, receives a ``ProbeEvent`` for each phase of a hit.
@@ -38,15 +33,13 @@ class Kprobes:
     """
 
     def __init__(self, guest: Guest, observer: object = None, options: Options = _DEFAULT):
-        self._guest = guest
         self.options = options
-        self._jprobes = Jprobes(guest)
-        self._registry = Registry(guest, options, self._in_use, self._owns)
-        self._handlers = Handlers(guest, self._registry, self._jprobes, options, _as_callable(observer))
-        self._retprobes = Retprobes(guest, self._registry, self._handlers.control)
-        self.files = Listing(guest, self._registry, self._switch, self._optimize)
-        self._explainer = Explainer(self._registry, options)
-        self._unwinder = Unwinder(guest, self._registry.text.recovered, self._retprobes.find_ret_addr)
+        jprobes = Jprobes(guest)
+        registry = Registry(guest, options, self._in_use, self._owns)
+        self._handlers = Handlers(guest, registry, jprobes, options, _as_callable(observer))
+        control = self._handlers.control
+        super().__init__(guest, options, registry, jprobes, Retprobes(guest, registry, control), control)
+        self.files = Listing(guest, registry, self._switch, self._optimize)
 
     def register_kprobe(self, p: Kprobe) -> None:
         """Plant a probe; it is armed when this returns, unless its flags say DISABLED or the global switch is off."""
@@ -62,17 +55,19 @@ class Kprobes:
         self._registry.register_all(probes, self.register_kprobe)
 
     def unregister_kprobe(self, p: Kprobe) -> None:
-        """Remove a probe. No handler of it runs after this; a cpu that is inside a hit finishes the instruction.
+        """Remove a probe. No handler of it runs any more; the cpus run until none is inside a hit of it, and its slot is free.
+
+        If they cannot (``Guest.wait``), one that is inside finishes the instruction later, and the slot is free after that. The
+        jump of an optimised probe leaves after its delay, and then its detour is freed.
 
         A struct that is not registered has its ``addr`` set to None, as in the kernel; that is no error.
         """
-        self._not_in_handler("unregister_kprobe")
-        self._registry.unregister(p)
+        self.unregister_kprobes([p])
 
     def unregister_kprobes(self, probes: Sequence[Kprobe]) -> None:
-        """Remove several; those that are not registered have their ``addr`` set to None, and the others go."""
-        for p in probes:
-            self.unregister_kprobe(p)
+        """Remove several, and wait once; those that are not registered have their ``addr`` set to None, and the others go."""
+        self._not_in_handler("unregister_kprobe")
+        self._registry.unregister(probes)
 
     def enable_kprobe(self, p: Kprobe | Jprobe) -> None:
         """Arm a disabled probe again; EINVAL when it is not registered, or its text is gone."""
@@ -111,9 +106,8 @@ class Kprobes:
             raise
 
     def unregister_jprobe(self, jp: Jprobe) -> None:
-        """Remove a jprobe. A cpu inside its guest handler comes back through jprobe_return as before."""
-        self._not_in_handler("unregister_jprobe")
-        self._registry.unregister(jp.kp)
+        """Remove a jprobe, as ``unregister_kprobe``; a cpu inside its guest handler comes back through jprobe_return."""
+        self.unregister_jprobes([jp])
 
     def register_jprobes(self, jprobes: Sequence[Jprobe]) -> None:
         """Plant several, in order; when one is refused, none of them stays. EINVAL when there is none."""
@@ -122,9 +116,9 @@ class Kprobes:
         self._registry.register_all(by_kp, lambda kp: self.register_jprobe(by_kp[kp]))
 
     def unregister_jprobes(self, jprobes: Sequence[Jprobe]) -> None:
-        """Remove several."""
-        for jp in jprobes:
-            self.unregister_jprobe(jp)
+        """Remove several, and wait once."""
+        self._not_in_handler("unregister_jprobe")
+        self._registry.unregister([jp.kp for jp in jprobes])
 
     def register_kretprobe(self, rp: Kretprobe) -> None:
         """Plant a probe on a function's returns; EINVAL when the place is not the function's entry."""
@@ -133,8 +127,7 @@ class Kprobes:
 
     def unregister_kretprobe(self, rp: Kretprobe) -> None:
         """Remove a kretprobe. Calls under way return to their callers, and its handler does not run any more."""
-        self._not_in_handler("unregister_kretprobe")
-        self._retprobes.unregister(rp)
+        self.unregister_kretprobes([rp])
 
     def register_kretprobes(self, kretprobes: Sequence[Kretprobe]) -> None:
         """Plant several, in order; when one is refused, none of them stays. EINVAL when there is none."""
@@ -149,9 +142,9 @@ class Kprobes:
             raise
 
     def unregister_kretprobes(self, kretprobes: Sequence[Kretprobe]) -> None:
-        """Remove several."""
-        for rp in kretprobes:
-            self.unregister_kretprobe(rp)
+        """Remove several, and wait once."""
+        self._not_in_handler("unregister_kretprobe")
+        self._retprobes.unregister(kretprobes)
 
     def enable_kretprobe(self, rp: Kretprobe) -> None:
         """Let new calls be hooked again; EINVAL when it is not registered."""
@@ -161,14 +154,6 @@ class Kprobes:
         """Let no new call be hooked; the handler of those under way still runs. EINVAL when it is not registered."""
         self.disable_kprobe(rp.kp)
 
-    def kprobe_on_func_entry(self, symbol_name: str | None = None, addr: int | None = None, offset: int = 0) -> None:
-        """Raise EINVAL when this is not where the callers of a function arrive, ENOENT when there is no such symbol."""
-        self._retprobes.on_func_entry(symbol_name, addr, offset)
-
-    def in_flight(self, rp: Kretprobe) -> int:
-        """Return how many calls of the function are hooked at the moment."""
-        return self._retprobes.in_flight(rp)
-
     def flush_task(self, low: int, high: int) -> int:
         """Say that the stack in [low, high) will not be returned on any more, as that of a task which has died.
 
@@ -177,96 +162,15 @@ class Kprobes:
         """
         return self._retprobes.flush(low, high)
 
-    def kretprobe_find_ret_addr(self, fp: int) -> int | None:
-        """Return the real return address whose stack slot is at ``fp``, None when no kretprobe has replaced it."""
-        return self._retprobes.find_ret_addr(fp)
-
-    @property
-    def kretprobe_trampoline(self) -> int | None:
-        """The address that stands in the return slots of hooked calls; None before the first kretprobe is registered."""
-        return self._retprobes.trampoline
-
-    def stack_trace(self, regs: PtRegs, limit: int = 64) -> list[int]:
-        """Return ``regs.ip`` and the return addresses from the innermost out, with those that kretprobes have replaced.
-
-        In a pre_handler the first is the probed address. The guest has to be compiled with frame pointers.
-        """
-        hit = self._handlers.control.blocks[self._handlers.control.cpu].current
-        at_hit = hit is not None and hit.status is Status.HIT_ACTIVE and regs.ip == hit.site.addr + 1
-        return list(islice(self._unwinder.walk(regs.ip - at_hit, regs.sp, regs.bp), limit))
-
     @contextlib.contextmanager
     def busy(self, cpu: int) -> Iterator[None]:
         """A section in which this cpu's hits run no handlers and count as missed (kprobe_busy_begin, kprobe_busy_end)."""
-        block = self._handlers.control.blocks[cpu]
+        block = self._control.blocks[cpu]
         block.busy += 1
         try:
             yield
         finally:
             block.busy -= 1
-
-    @property
-    def cpu(self) -> int:
-        """The cpu whose trap is being handled, for handlers (smp_processor_id)."""
-        return self._handlers.control.cpu
-
-    def get_kprobe(self, addr: int) -> Kprobe | None:
-        """Return the newest probe at exactly this address, or None."""
-        site = self._registry.find(addr)
-        return None if site is None else next(iter(site.probes), None)
-
-    def kprobe_running(self, cpu: int) -> Kprobe | None:
-        """Return the probe that this cpu is inside of: in a handler, a jprobe's guest handler, or its slot."""
-        return self._handlers.control.current(cpu)
-
-    @property
-    def registered(self) -> tuple[Kprobe, ...]:
-        """All registered probes, those of jprobes included, by address, and at one address the newest first."""
-        return tuple(p for site in sorted(self._registry, key=lambda site: site.addr) for p in site.probes)
-
-    @property
-    def blacklist(self) -> Blacklist:
-        """What must not be probed; ``add_symbol`` and ``add_area`` forbid more."""
-        return self._registry.blacklist
-
-    @property
-    def jprobe_return(self) -> int:
-        """The guest address where a jprobe's guest handler ends: the guest's symbol, or code of the runtime.
-
-        Without the symbol it exists once a jprobe is registered; ENOENT before.
-        """
-        start, end = self._jprobes.return_range()
-        if start == end:
-            raise KprobeError(errno.ENOENT, (
-                "the guest has no symbol 'jprobe_return'; the runtime's own exists once a jprobe is registered"))
-        return start
-
-    def slot_of(self, p: Kprobe | Jprobe) -> int:
-        """Return the address of the out-of-line copy of a registered probe; EINVAL when it is not registered."""
-        site = self._registry.site_of(kprobe_of(p))
-        if site is None:
-            raise KprobeError(errno.EINVAL, f"the probe on {kprobe_of(p).name} is not registered, so it has no slot")
-        if site.fentry:
-            raise KprobeError(errno.EINVAL, f"the probe on {kprobe_of(p).name} is called at the function's entry: no slot")
-        return site.slot
-
-    def is_kprobe_insn_slot(self, addr: int) -> bool:
-        """Whether ``addr`` lies in a page of out-of-line copies."""
-        return self._registry.slots.owns(addr)
-
-    def is_kprobe_optinsn_slot(self, addr: int) -> bool:
-        """Whether ``addr`` lies in a page of detours of optimised probes."""
-        return self._registry.optimizer.owns(addr)
-
-    def region_of(self, p: Kprobe | Jprobe) -> Region | Obstacle:
-        """Return the code that a jump at a registered probe covers or would cover, or why there can be none.
-
-        What may change, such as a post_handler, is not looked at. EINVAL when the probe is not registered.
-        """
-        site = self._registry.site_of(kprobe_of(p))
-        if site is None:
-            raise KprobeError(errno.EINVAL, f"the probe on {kprobe_of(p).name} is not registered, so it has no region")
-        return self._registry.optimizer.region_of(site)
 
     @property
     def optimization(self) -> bool:
@@ -289,15 +193,11 @@ class Kprobes:
         self._registry.optimize()
 
     def wait_for_optimizer(self) -> None:
-        """Do at once what would be done at the deadline (wait_for_kprobe_optimizer); no cpu is waited for."""
+        """Do at once what would be done at the deadline, and free the detours behind jumps that are gone, for which cpus are
+        waited for as in ``unregister_kprobe`` (wait_for_kprobe_optimizer). What is in the way of a new jump is not."""
         self._not_in_handler("wait_for_optimizer")
         self._registry.optimize()
-
-    def explain(
-        self, symbol_name: str | None = None, addr: int | None = None, offset: int = 0, *, post: bool = False,
-    ) -> Explanation:
-        """Say whether and how a probe there would be executed, and why not faster; ``post``: with a post_handler."""
-        return self._explainer.explain(symbol_name, addr, offset, post=post)
+        self._registry.free_detours()
 
     def module_live(self, module: Module) -> None:
         """The machine says that a module's init text has run and is about to vanish: probes there are GONE."""
@@ -308,10 +208,6 @@ class Kprobes:
         self._registry.kill(*module.text)
         self._registry.kill(*module.init)
 
-    def describe(self, addr: int) -> str:
-        """Return ``symbol+0xoffset`` of a guest address, or the address when no symbol contains it."""
-        return self._registry.checks.describe(addr)
-
     def on_trap(self, trap: Trap) -> bool:
         """Handle one trap of one cpu.
 
@@ -320,7 +216,7 @@ class Kprobes:
         ``trap.regs`` back in both cases. Raise ``HandlerError`` when a Python handler raised, ``KprobePanic`` when the
         guest cannot go on.
         """
-        control = self._handlers.control
+        control = self._control
         outer, control.cpu = control.cpu, trap.cpu
         try:
             if trap.vector == Door.TRAMPOLINE:
@@ -348,12 +244,12 @@ class Kprobes:
         return self._jprobes.owns(addr) or self._retprobes.owns(addr)
 
     def _in_use(self, site: Site) -> bool:
-        return self._handlers.control.in_use(site)
+        return self._control.in_use(site)
 
     def _not_in_handler(self, request: str) -> None:
-        if self._handlers.control.running:
+        if self._control.running:
             raise KprobeError(errno.EDEADLK, (
-                f"{request} was called from inside {self._handlers.control.running[-1]}; do it after the run, or stop the run "
+                f"{request} was called from inside {self._control.running[-1]}; do it after the run, or stop the run "
                 "from the handler first"))
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import heapq
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from kprobes.errors import KprobeError, Rule
@@ -109,12 +110,14 @@ class Slots:
         if len(self._dirty) >= self._patience:
             self.collect()
 
-    def collect(self) -> bool:
-        """Release the retired slots that no cpu is in (``Guest.settled``); return whether some had to stay."""
-        for slot in [slot for slot in self._dirty if self._guest.settled(slot, slot + self.size)]:
+    def collect(self, among: Iterable[int] | None = None) -> bool:
+        """Release the retired slots, all or some, that no cpu is in (``Guest.settled``); return whether any had to stay."""
+        looked = tuple(self._dirty) if among is None else [slot for slot in among if slot in self._dirty]
+        for slot in [slot for slot in looked if self._guest.settled(slot, slot + self.size)]:
             del self._dirty[slot]
             self.release(slot)
-        self._patience = 2 * len(self._dirty) + PAGE_SIZE // self.size
+        if among is None:
+            self._patience = 2 * len(self._dirty) + PAGE_SIZE // self.size
         return bool(self._dirty)
 
     def _with_room(self, near: int) -> _Page | None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, cast
 
 from hw.bus import DEVICE_VIRT, HIGH_BASE
 from hw.isa.facts import RFlag
 from kprobes import Door, Module, Symbols
 from kprobes import GuestMemoryError as KprobesMemoryError
-from sim.engine import Recording
+from sim.engine import Recording, StopReason
 from sim.memory import GuestMemoryError
 
 if TYPE_CHECKING:
     from sim.machine import Machine
 
 PAGE = 4096
+
+#: While the runtime waits for harts, it looks at them each so many cycles, and gives up after so many.
+CHUNK, PATIENCE = 16, 20_000
 
 
 class GuestPort:
@@ -60,6 +63,30 @@ class GuestPort:
     def sync_cores(self) -> None:
         """As `sim.coresync` does it."""
         self._machine.cores.sync()
+
+    def wait(self, done: Callable[[], bool]) -> bool:
+        """Run the harts as `CoreSync` does while it waits. They are not run if nobody records where traps return to, nor if
+        harts are not made to see changes of code (sync "none"), which takes no time either.
+        """
+        machine = self._machine
+        if done():
+            return True
+        cores, last = machine.cores, machine.cycle + PATIENCE
+        if not machine.idle or cores.how == "none" or machine.record_mode == Recording.OFF:
+            return False
+        cores.idle = False
+        try:
+            while machine.cycle < last:
+                ended = machine.advance(CHUNK, done=done)
+                if done():
+                    return True
+                if ended.reason == StopReason.SHUTDOWN:
+                    machine.ends(ended)
+                elif ended.reason == StopReason.HALTED:
+                    break
+        finally:
+            cores.idle = True
+        return False
 
     def is_text(self, addr: int) -> bool:
         """Whether code of the image or of `Machine.load` lies there."""

@@ -178,6 +178,7 @@ class FakeMachine:
     """One guest image, ``cpus`` cpus, and a runtime on it as ``kprobes``."""
 
     mode = MODES["tf"]  # what ``every_mode`` sets
+    patience = 0  # instructions of each cpu that the runtime may wait for: none, so that tests say when a cpu runs
 
     def __init__(self, source="", *, text=TEXT, cpus=1, text_pages=64, page_distance=0x10000000, blacklist=(), options=None):
         sections, symbols = assemble(source, text)
@@ -239,6 +240,15 @@ class FakeMachine:
 
     def sync_cores(self):
         self.syncs += 1
+
+    def wait(self, done):
+        for _ in range(self.patience):
+            if done() or self.depth:
+                break
+            for core in self.cpu:
+                if core.regs.ip not in (0, HOME):
+                    self.step(core.number)
+        return done()
 
     def door(self, number):
         return DOORS + 8 * number

@@ -1,8 +1,11 @@
-/* Two harts call a function, in loops of different length, while the runtime changes its code. */
+/* HARTS harts call a function, in loops of different length, while the runtime changes its code. */
 #include "smp.h"
 
 #ifndef N
 #define N 14
+#endif
+#ifndef HARTS
+#define HARTS 2
 #endif
 
 /* The second instruction has the length of a jump and lies in two lines of 16 bytes. */
@@ -13,7 +16,7 @@ __asm__(".text; .balign 16; .fill 11, 1, 0xcc; .globl work; .type work, @functio
 	"rol $7, %eax;"
 	"ret; .size work, . - work; .balign 16");
 
-static uint32_t sums[2];
+static uint32_t sums[HARTS];
 
 static void body(unsigned hart)
 {
@@ -44,11 +47,16 @@ static void nmi_handler(struct pt_regs *regs, unsigned long vector)
 
 int main(void)
 {
+	uint32_t sum;
+
 	set_trap_handler(2, nmi_handler);
 	set_trap_handler(40, ipi_handler);
-	start_harts(2, body);
+	start_harts(HARTS, body);
 	body(0);
 	join_harts();
-	report("patched", fold(sums[0], sums[1]));
+	sum = sums[0];
+	for (unsigned hart = 1; hart < HARTS; hart++)
+		sum = fold(sum, sums[hart]);
+	report("patched", sum);
 	return 0;
 }
