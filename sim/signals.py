@@ -61,7 +61,7 @@ _GATES = [(re.compile(pattern), gate) for pattern, gate in (
     (r"(h\d+_pipe__._)(pc|stall)", r"\1valid"), (r"(h\d+_pipe__redirect)_pc", r"\1"),
     (r"(h\d+_trap__)(vector|addr)", r"\1req"), (r"(h\d+_trap__)handled", r"\1done"),
     (r"(h\d+_irq__)vector", r"\1valid"), (r"(h\d+_(?:fetch|data)__re(?:q|sp)_)(?!ready)\w+", r"\1valid"),
-    (r"(console_|exit_)\w+", r"\1valid"),
+    (r"(console_|exit_|ipi__)\w+", r"\1valid"),
 )]  # fmt: skip
 
 
@@ -84,8 +84,8 @@ def _port_variable(scope: str, name: str, width: int, port: str) -> Variable:
 
 def _port_variables(ports: dict[str, int]) -> Iterable[Variable]:
     for port, width in ports.items():
-        scope, name = "soc.io", port
-        if not port.startswith(("console_", "exit_")):
+        scope, name = "soc.io", port.replace("__", "_")
+        if not port.startswith(("console_", "exit_", "ipi_")):
             hart, _, rest = port.partition("_")
             place = next(((start, form) for start, form in _PLACES if rest.startswith(start)), None)
             if place is None:

@@ -186,7 +186,7 @@ def test_names_are_stable(run):
                  "trap.port_req", "trap.irq_ack", "pipe.f_pc", "pipe.w_asm", "pipe.x_stall", "pipe.redirect", "pipe.stages",
                  "bus.fetch_req_addr", "bus.data_req_write"):  # fmt: skip
         assert f"soc.hart0.{name}" in names
-    assert {"soc.io.console_data", "soc.io.exit_code"} <= names
+    assert {"soc.io.console_data", "soc.io.exit_code", "soc.io.ipi_vector"} <= names
 
 
 def test_sets_and_globs(run):
