@@ -176,6 +176,8 @@ class Explorer:
         watched = {at: original(machine, at) for at in probed | ({address_of(machine, place)} if place else set())}
         if disturbance.disarms and address_of(machine, disturbance.disarms) not in probed:
             raise ValueError(f"{disturbance.name}: there is no probe there to remove; plant it first")
+        if disturbance.trap and disturbance.trap[0] >= len(machine.harts):
+            raise ValueError(f"{disturbance.name}: there is no such hart; the machine has {len(machine.harts)} (--harts N)")
         machine.watch = watched
         advance(machine, window.start)
         base = machine.snapshot() if can_save else None

@@ -178,6 +178,7 @@ def test_mistakes(capsys):
     for words, message in (
         (("--event", "storm"), "is no event"),
         (("--event", "irq:3"), "32 to 255"),
+        (("--event", "ipi:40@1", "--window", "50:60"), "there is no such hart; the machine has 1"),
         (("--window", "9:9"), "is no window"),
         (("--wave", "x.vcd"), "say which with --only CYCLE"),
         (("--event", "nmi", "--around", "hit:0"), "there is no hit:0"),
