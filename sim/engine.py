@@ -243,7 +243,10 @@ class Engine(Protocol):
         ...
 
     def set_irq(self, hart: int, vector: int | None) -> None:
-        """Request an external interrupt until the hart acknowledges it; None takes the request back."""
+        """Request an external interrupt until the hart acknowledges it; None takes the request back.
+
+        The line changes in the current cycle, or if the hart's TrapPort waits, at the next edge.
+        """
         ...
 
     def nmi(self, hart: int) -> None:

@@ -64,6 +64,7 @@ class Hart:
         self.data = tuple(at[f"data__{m}"] for m in ("req_valid", "req_ready", "req_addr", "resp_valid", "resp_data"))
         self.size, self.write, self.stored = at["data__req_size"], at["data__req_write"], at["data__req_data"]
         self.ack, self.irq, self.nmi = at["irq__ack"], at["irq__valid"], at["irq__nmi"]
+        self.irq_vector = at["irq__vector"]
         self.trap_req, self.trap_done, self.handled = at["trap__req"], at["trap__done"], at["trap__handled"]
         self.boundary, self.halted, self.shutdown = at["dbg__boundary"], at["dbg__halted"], at["dbg__shutdown"]
         self.reset(*ram)
@@ -76,6 +77,8 @@ class Hart:
         #: The answer to a TrapPort request, for the next cycle.
         self.done: int | None = None
         self.nmi_wanted = False
+        #: Valid and vector of the interrupt line after the next edge, if it changes there.
+        self.irq_next: tuple[int, int] | None = None
 
     def record(self, cycle: int, v: list[int]) -> RetireRecord:
         """Return what the RetirePort shows."""

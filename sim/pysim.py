@@ -120,6 +120,8 @@ class PysimEngine:
             self._ipis.popleft()
             self._design.poke(self._ipi[0], 0)
         for hart in self._harts:
+            if hart.irq_next:
+                self._set_irq(hart, hart.irq_next)
             if v[hart.trap_done]:
                 self._design.poke(hart.trap_done, 0)
                 self._design.poke(hart.handled, 0)
@@ -290,7 +292,7 @@ class PysimEngine:
             raise EngineError(
                 f"a register of hart {hart} can only be set between two instructions: run to a boundary first"
             )
-        requests = [self._values[h.irq] for h in self._harts]
+        requested = [h for h in self._harts if self._values[h.irq] and not h.irq_next]
         for h in self._harts:
             poke(h.irq, 0)
             poke(h.trap_done, 0)
@@ -302,8 +304,8 @@ class PysimEngine:
         self._exited |= self._observe()  # of the other harts, which run on
         self._edge()
         poke(at["dbg__we"], 0)
-        for h, request in zip(self._harts, requests, strict=True):
-            poke(h.irq, request)
+        for h in requested:
+            poke(h.irq, 1)
         self._design.settle()
 
     def refetch(self, hart: int) -> None:
@@ -326,10 +328,17 @@ class PysimEngine:
 
     def set_irq(self, hart: int, vector: int | None) -> None:
         """Request an external interrupt until it is acknowledged."""
-        at = self._harts[hart].at
-        self._design.poke(at["irq__valid"], vector is not None)
-        self._design.poke(at["irq__vector"], vector or 0)
+        h, line = self._harts[hart], (int(vector is not None), vector or 0)
+        if self._values[h.trap_req]:  # a store that is on the bus must not change
+            h.irq_next = line
+            return
+        self._set_irq(h, line)
         self._design.settle()
+
+    def _set_irq(self, hart: Hart, line: tuple[int, int]) -> None:
+        self._design.poke(hart.irq, line[0])
+        self._design.poke(hart.irq_vector, line[1])
+        hart.irq_next = None
 
     def nmi(self, hart: int) -> None:
         """Request a non-maskable interrupt."""

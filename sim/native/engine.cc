@@ -99,9 +99,10 @@ bool Engine::write_register(uint32_t hart, uint32_t index, uint64_t value)
 	HartPorts &p = ports[hart];
 	if (!p.dbg__boundary[0] || p.trap__req[0])
 		return false;
-	std::vector<uint32_t> irqs;
-	for (auto &q : ports) {
-		irqs.push_back(q.irq__valid[0]);
+	std::vector<bool> requested;
+	for (size_t i = 0; i < ports.size(); i++) {
+		HartPorts &q = ports[i];
+		requested.push_back(q.irq__valid[0] && !harts[i].irq_changes);
 		q.irq__valid[0] = q.trap__done[0] = q.trap__handled[0] = 0;
 	}
 	p.dbg__addr[0] = index;
@@ -113,7 +114,8 @@ bool Engine::write_register(uint32_t hart, uint32_t index, uint64_t value)
 	edge();
 	p.dbg__we[0] = 0;
 	for (size_t i = 0; i < ports.size(); i++)
-		ports[i].irq__valid[0] = irqs[i];
+		if (requested[i])
+			ports[i].irq__valid[0] = 1;
 	design_settle(*design);
 	return true;
 }

@@ -138,9 +138,31 @@ struct Engine {
 		for (size_t i = 0; i < harts.size(); i++) {
 			if (harts[i].acked)
 				ports[i].irq__valid[0] = 0;
+			if (harts[i].irq_changes)
+				set_irq(i, harts[i].irq_valid, harts[i].irq_vector);
 			ports[i].trap__done[0] = ports[i].trap__handled[0] = 0;
 		}
 		drive();
+	}
+
+	// A store that is on the bus must not change, so its hart's interrupt line does not before the edge.
+	void request_irq(size_t hart, bool valid, uint32_t vector)
+	{
+		if (!ports[hart].trap__req[0]) {
+			set_irq(hart, valid, vector);
+			design_settle(*design);
+			return;
+		}
+		harts[hart].irq_changes = true;
+		harts[hart].irq_valid = valid;
+		harts[hart].irq_vector = uint8_t(vector);
+	}
+
+	void set_irq(size_t hart, bool valid, uint32_t vector)
+	{
+		harts[hart].irq_changes = false;
+		ports[hart].irq__valid[0] = valid;
+		ports[hart].irq__vector[0] = vector;
 	}
 
 	template<class Record> void put(Buffer buffer, const Record &record)

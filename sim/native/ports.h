@@ -44,6 +44,8 @@ struct Hart {
 	RamQueue fetch, data;
 	uint64_t retired;
 	bool done_armed, done_handled, nmi_wanted, acked;
+	bool irq_changes, irq_valid; // at the next edge
+	uint8_t irq_vector;
 };
 
 struct Ipi {

@@ -55,6 +55,33 @@ def test_a_trap_request_stops_before_its_edge(engine_of):
     assert engine.retired(0) == 3
 
 
+def test_an_interrupt_requested_while_a_trap_request_waits_comes_after_the_edge(engine_of):
+    engine = engine_of([line(Op.CALL), line(Op.HLT)])
+    assert engine.run(100).reason == StopReason.TRAP_REQUEST
+    at = engine.cycle
+    engine.sample(["h0_irq__valid", "h0_irq__vector"], at, at + 2)
+    engine.set_irq(0, 0x40)
+    engine.set_irq(0, None)
+    engine.set_irq(0, 0x41)
+    engine.complete_trap(0, True)
+    engine.run(100)
+    (_, valid, _), later = engine.drain_samples()
+    assert valid == 0 and later == (at + 1, 1, 0x41)
+    assert engine.read_reg(0, 33) == 0x41
+
+
+def test_such_an_interrupt_outlives_a_register_write_of_another_hart(engine_of):
+    engine = engine_of([line(Op.CALL), line(Op.HLT)], harts=2)
+    engine.write_reg(1, 16, 16)
+    while not engine.state(0).trap_request:
+        engine.run(1)
+    engine.set_irq(0, 0x41)
+    engine.write_reg(1, 3, 7)
+    engine.complete_trap(0, True)
+    engine.run(100)
+    assert engine.read_reg(0, 33) == 0x41
+
+
 def test_completing_nothing_is_refused(engine_of):
     with pytest.raises(EngineError, match="no TrapPort request"):
         engine_of([]).complete_trap(0, True)
