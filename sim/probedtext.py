@@ -31,12 +31,16 @@ def torn(machine: Machine, events: Iterable[Event], address: int, code: bytes) -
     `code`: what its author wrote. `events`: with Retire events of the address.
     """
     start, end = runtime_text(machine)
+    ran: dict[tuple[int | None, bytes], list[int]] = {}
     for event in events:
         if isinstance(event, Retire) and event.pc == address and event.last and not event.delivery:
             ours = start <= event.next_pc % HIGH_BASE < end
             if not ours and not code.startswith(event.bytes):
-                ran, where = event.bytes.hex(" "), machine.symbols.describe(address)
-                yield f"hart {event.hart} ran {ran} at {where} in cycle {event.cycle}, a mixture of old and new bytes"
+                ran.setdefault((event.hart, event.bytes), []).append(event.cycle)
+    where = machine.symbols.describe(address)
+    for (hart, mixed), cycles in ran.items():
+        more = f", {len(cycles)} times to cycle {cycles[-1]}" if len(cycles) > 1 else ""
+        yield f"hart {hart} ran {mixed.hex(' ')} at {where} in cycle {cycles[0]}{more}, a mixture of old and new bytes"
 
 
 def left(machine: Machine, address: int, code: bytes) -> Iterator[str]:
