@@ -1,5 +1,5 @@
-"""Code that two harts run is changed in every cycle of a window: breakpoints and jumps, with the protocol and without it (P24,
-R16, H16 and the claims of docs/architecture.md)."""
+"""Code that two to four harts run is changed in every cycle of a window: breakpoints and jumps, with the protocol and without it
+(P24, R16, H16 and the claims of docs/architecture.md)."""
 
 import functools
 import shlex
@@ -16,6 +16,8 @@ from sim.machine import Machine
 
 #: Both harts are in their loops, of 33 and 41 cycles a turn at least.
 WINDOW = (810, 1330)
+#: The same with more harts, which start one after the other.
+MORE = {3: (1180, 1700), 4: (1530, 2050)}
 STEPS = [7, pytest.param(1, marks=pytest.mark.every_cycle)]
 NARROW, WIDE = Config(), Config(stale_lines=16)
 CONFIGS = pytest.mark.parametrize("config", (NARROW, WIDE), ids=("narrow", "wide"))
@@ -30,15 +32,15 @@ def explored(engine_pool):
     """Explores a change, from a machine that has the probe if it is to be removed."""
 
     def make(change, engine, options, sync):
-        machine = Machine(
-            build_program("patched", n=10), engine=engine, record=Recording.ALL, probes=options, sync=sync
-        )
+        harts = engine.harts
+        elf = build_program("patched", n=10) if harts == 2 else build_program("patched", n=20, harts=harts)
+        machine = Machine(elf, engine=engine, record=Recording.ALL, probes=options, sync=sync)
         if change.disarms:
             machine.kprobes.register_kprobe(Kprobe(symbol_name="w_add", pre_handler=lambda p, regs: 0))
         return machine
 
-    def run(change, window, config=NARROW, options=BREAKPOINTS, sync=None, **limits):
-        engine = engine_pool.borrow("compiled", harts=2, config=config)
+    def run(change, window, config=NARROW, options=BREAKPOINTS, sync=None, harts=2, **limits):
+        engine = engine_pool.borrow("compiled", harts=harts, config=config)
         return explore(functools.partial(make, change, engine, options, sync), change, window, **limits)
 
     return run
@@ -51,6 +53,17 @@ def explored(engine_pool):
 def test_H16_P24_R16_nothing_is_missed_or_torn(explored, change, config, options, step):
     window = range(*WINDOW, step)
     found = explored(change, window, config, options)
+    assert not found.findings, found.findings[0]
+    assert found.runs == len(window)
+
+
+@CHANGES
+@pytest.mark.parametrize("options", (BREAKPOINTS, JUMPS), ids=("breakpoints", "jumps"))
+@pytest.mark.parametrize("harts", MORE)
+@pytest.mark.parametrize("step", [43, pytest.param(1, marks=pytest.mark.every_cycle)])
+def test_H16_P24_R16_with_more_harts(explored, change, options, harts, step):
+    window = range(*MORE[harts], step)
+    found = explored(change, window, WIDE, options, harts=harts)
     assert not found.findings, found.findings[0]
     assert found.runs == len(window)
 
