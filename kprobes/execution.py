@@ -23,7 +23,7 @@ class Execution:
 
     def __init__(self, guest: Guest, registry: Registry, options: Options, control: Control):
         self._guest = guest
-        self._lift = registry.lift
+        self._lift = registry.arming.lift
         self._options = options
         self._control = control
 

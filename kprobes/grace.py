@@ -24,6 +24,11 @@ class Departure(NamedTuple):
     detour: int
 
 
+def departure(site: Site, detour: int) -> Departure:
+    """Return what a site leaves behind that has lost its last probe."""
+    return Departure(site, site.slot if site.boosted else NO_SLOT, detour)
+
+
 class GracePeriod:
     """The sites of one guest that are out of the table. ``in_use`` tells whether a cpu is inside a hit of a site."""
 

@@ -46,7 +46,6 @@ class Handlers:
         self._guest = guest
         self._find = registry.find
         self._poke = registry.poke
-        self._lift = registry.lift
         self._fentry = registry.fentry
         self._jprobes = jprobes
         self.control = Control(guest, registry.settle, observer)

@@ -17,7 +17,7 @@ from kprobes.copies import Copies
 from kprobes.detours import Detours
 from kprobes.errors import KprobeError, Rule
 from kprobes.fentry import Fentry
-from kprobes.grace import Departure, GracePeriod
+from kprobes.grace import Departure, GracePeriod, departure
 from kprobes.optimizer import Optimizer
 from kprobes.options import Options
 from kprobes.port import Guest, GuestMemoryError
@@ -54,8 +54,7 @@ class Registry:
         self.optimizer = Optimizer(
             guest, options, self.text, self.poke, Regions(guest, self.text, self.blacklist), self.detours, self.find,
             self._grace, self._retire)
-        self._arming = Arming(guest, self.text, self.fentry, self.optimizer, in_use)
-        self.lift = self._arming.lift
+        self.arming = Arming(guest, self.text, self.fentry, self.optimizer, in_use)
 
     def find(self, addr: int) -> Site | None:
         """Return the site at exactly this address: the look-up of every hit."""
@@ -99,8 +98,7 @@ class Registry:
 
         A struct that is not registered loses its addr, as in Linux.
         """
-        departures = [departure for p in probes if (departure := self._remove(p)) is not None]
-        self._grace.wait(departures)
+        self._grace.wait([left for p in probes if (left := self._remove(p)) is not None])
         self.optimizer.relax()
         self.settle()
 
@@ -114,17 +112,17 @@ class Registry:
         site.posts.discard(p)
         p.flags &= ~KprobeFlag.OPTIMIZED
         if not site.enabled:
-            self._arming.disarm(site)
+            self.arming.disarm(site)
         if site.probes:
             self.optimizer.review(site)
             return None
         if site.leaving:
-            return Departure(site, site.slot if site.boosted else NO_SLOT, NO_SLOT)
+            return departure(site, NO_SLOT)
         return self._retire(site)
 
     def settle(self) -> None:
         """Do what waits for the end of hits: free slots, put breakpoints back."""
-        self._arming.put_back()
+        self.arming.put_back()
         self._grace.settle()
 
     def kill(self, start: int, end: int) -> None:
@@ -135,7 +133,7 @@ class Registry:
         for site in self:
             if not start <= site.addr < end or site.gone:
                 continue
-            self._arming.abandon(site)
+            self.arming.abandon(site)
             site.gone = True
             site.posts.clear()
             for p in site.probes:
@@ -169,7 +167,7 @@ class Registry:
         flags, p.flags = p.flags, p.flags & ~KprobeFlag.DISABLED
         if not site.armed and not self._off:
             try:
-                self._arming.arm(site)
+                self.arming.arm(site)
             except BaseException:
                 p.flags = flags
                 raise
@@ -183,7 +181,7 @@ class Registry:
         site = self._registered(p, "disabled")
         p.flags |= KprobeFlag.DISABLED
         if not site.enabled:
-            self._arming.disarm(site)
+            self.arming.disarm(site)
 
     @property
     def off(self) -> bool:
@@ -200,10 +198,10 @@ class Registry:
         for site in self:
             if off:
                 self.optimizer.force(site)
-                self._arming.disarm(site)
+                self.arming.disarm(site)
             elif site.enabled and not site.armed:
                 try:
-                    self._arming.arm(site)
+                    self.arming.arm(site)
                     self.optimizer.review(site)
                 except GuestMemoryError as exc:
                     failed = site, exc
@@ -223,7 +221,7 @@ class Registry:
             try:
                 with self._inserted(p, site, place):
                     if site.enabled and not self._off:
-                        self._arming.arm(site)
+                        self.arming.arm(site)
             except BaseException:
                 self._sites.pop(place.addr, None)
                 if before is not None:
@@ -246,7 +244,7 @@ class Registry:
                 "unregister it first, or call both handlers from one"), Rule.AGGREGATE)
         with _written(place), self._inserted(p, site, place):
             if site.enabled and not site.armed and not self._off:
-                self._arming.arm(site)
+                self.arming.arm(site)
 
     @contextmanager
     def _inserted(self, p: Kprobe, site: Site, place: Place) -> Iterator[None]:
@@ -283,7 +281,7 @@ class Registry:
         if self._sites.get(site.addr) is site:
             del self._sites[site.addr]
         self._grace.add(site)
-        return Departure(site, site.slot if site.boosted else NO_SLOT, self.optimizer.drop(site))
+        return departure(site, self.optimizer.drop(site))
 
     def _registered(self, p: Kprobe, what: str) -> Site:
         site = self.site_of(p)
