@@ -197,3 +197,24 @@ def test_K15_calls_under_way_are_not_waited_for():
     assert m.cpu[0].regs.ip != HOME and not any(m.read(slot, 15))
     m.run()
     assert m.cpu[0].regs.ax == 1007 and not seen
+
+
+@pytest.mark.fake_only("needs several harts")
+@pytest.mark.parametrize("way", WAYS)
+def test_H14_all_cpus_are_waited_for_and_no_longer_than_needed(way):
+    m = FakeMachine(SOURCE, cpus=3, options=WAYS[way])
+    m.patience = 500
+    p = planted(m)
+    m.start("stuck", cpu=2)
+    for cpu in (0, 1):
+        m.start("f", cpu, cpu=cpu)
+        m.run(cpu, until=lambda regs, cpu=cpu: m.kprobes.kprobe_running(cpu) or (
+            m.kprobes.is_kprobe_insn_slot(regs.ip) or m.kprobes.is_kprobe_optinsn_slot(regs.ip)))
+    began = m.now
+    m.kprobes.unregister_kprobe(p)
+    nobody_is_left(m, m.allocated)
+    assert m.kprobes.kprobe_running(1) is None and m.cpu[2].regs.ip == m["stuck"]
+    assert m.now - began < 3 * 8, "each has run a few instructions"
+    for cpu in (0, 1):
+        m.run(cpu)
+        assert m.cpu[cpu].regs.ax == cpu + 1006
