@@ -63,11 +63,11 @@ class CoreSync:
             return
         machine = self._machine
         if not machine.port.idle:
-            machine.fetch_anew()
+            machine.loop.fetch_anew()
             return
         asked = [hart for hart in machine.harts if self.how == "ipi" and self._can_ask(hart)]
         numbers = {hart.number for hart in asked}
-        machine.fetch_anew(hart.number for hart in machine.harts if hart.number not in numbers)
+        machine.loop.fetch_anew(hart.number for hart in machine.harts if hart.number not in numbers)
         if len(machine.harts) == 1 and not asked:
             return
         self.idle, self._waiting, self._asked = False, numbers, machine.cycle
@@ -90,9 +90,9 @@ class CoreSync:
         """Let the harts run until all are done, those that the debug port is for included."""
         machine, last = self._machine, self._asked + PATIENCE
         while not self._done():
-            ended = machine.advance(CHUNK, done=self._done)
+            ended = machine.loop.advance(CHUNK, done=self._done)
             if ended.reason == StopReason.SHUTDOWN:
-                machine.ends(ended)
+                machine.loop.ends(ended)
             late = machine.cycle >= last
             for number in sorted(self._waiting):
                 state = machine.harts[number].state
@@ -103,11 +103,11 @@ class CoreSync:
         machine = self._machine
         self._waiting.discard(number)
         self._owing.add(number)
-        machine.fetch_anew([number])
+        machine.loop.fetch_anew([number])
         machine.note(Synced(number, machine.cycle, self._asked, "debug port"))
 
     def _done(self) -> bool:
-        return not self._waiting and not self._machine.stale
+        return not self._waiting and not self._machine.loop.stale
 
     def _can_ask(self, hart: HartView) -> bool:
         """Whether a hart runs, or would wake up, has the handler, and will not answer an earlier question."""

@@ -77,11 +77,11 @@ class GuestPort:
         cores.idle = False
         try:
             while machine.cycle < last:
-                ended = machine.advance(CHUNK, done=done)
+                ended = machine.loop.advance(CHUNK, done=done)
                 if done():
                     return True
                 if ended.reason == StopReason.SHUTDOWN:
-                    machine.ends(ended)
+                    machine.loop.ends(ended)
                 elif ended.reason == StopReason.HALTED:
                     break
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Container
 from functools import cache
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from kprobes.tracing import ProbeEvents
 from sim.coresync import CoreSync, How
 from sim.deliveries import Deliveries, Returns
 from sim.elf import Image, SymbolTable, load_elf
-from sim.engine import NEVER, Engine, Recording, SocFactory, Stop, StopOn, StopReason, default_soc, open_engine
+from sim.engine import NEVER, Engine, Recording, SocFactory, StopOn, StopReason, default_soc, open_engine
 from sim.events import Event, EventLog, ProbePhase, Shutdown, from_records
 from sim.guestport import GuestPort
 from sim.harts import HartView
@@ -37,7 +37,7 @@ from sim.memory import GuestMemory, GuestMemoryError
 from sim.modules import Modules
 from sim.result import RunResult, run_result
 from sim.runloop import RunLoop
-from sim.trapport import Call, TrapPort
+from sim.trapport import TrapPort
 
 #: This module is the one door to the runtime; what plants probes from within `sim` takes these from here.
 __all__ = [
@@ -108,7 +108,8 @@ class Machine:
         self.record_mode = record
         #: Addresses whose instructions get Retire events, with Recording.ALL; None: all.
         self.watch: Container[int] | None = None
-        self.mem = GuestMemory(self.engine, self.fetch_anew)
+        self.loop = RunLoop(self)
+        self.mem = GuestMemory(self.engine, self.loop.fetch_anew)
         self.harts = [HartView(self.engine, number) for number in range(harts)]
         self.events = EventLog()
         self._deliveries = Deliveries()
@@ -116,16 +117,15 @@ class Machine:
         self.symbols = SymbolTable()
         self._user: list[object] = []
         self.text: list[tuple[int, int]] = []
-        self._loop = RunLoop(self)
         ram_bytes = config.ram_bytes
         area = max(ram_bytes - STACK_BYTES - SLOT_PAGES * PAGE, ram_bytes // 2) & -PAGE
         own, *free = range(area, min(area + SLOT_PAGES * PAGE, ram_bytes - PAGE), PAGE)
         #: Code that is loaded later: `modules.load(name, image)`, `modules.unload(name)`.
         self.modules = Modules(self)
         self.cores = CoreSync(self, sync)
-        self.port, guest = TrapPort(self, own), GuestPort(self, free)
-        self.kprobes = Kprobes(guest, self._on_probe, probes)
-        self.probe_events = ProbeEvents(self.kprobes, guest, comm)
+        self.port, self.guest = TrapPort(self, own), GuestPort(self, free)
+        self.kprobes = Kprobes(self.guest, self._on_probe, probes)
+        self.probe_events = ProbeEvents(self.kprobes, self.guest, comm)
         if image is not None:
             self.load_image(image)
 
@@ -179,7 +179,7 @@ class Machine:
         stop = self._stop_on(until)
         began, first, start = time.perf_counter(), len(self.events), self.cycle
         retired = [hart.retired for hart in self.harts]
-        ended = self._loop.run(max_cycles, stop)
+        ended = self.loop.run(max_cycles, stop)
         if ended.reason == StopReason.SHUTDOWN:
             self.note(Shutdown(ended.hart, self.cycle - 1, tuple(self._deliveries.chain(ended.hart))))
         return run_result(
@@ -200,7 +200,7 @@ class Machine:
         `run` begins with the same; after this alone, the cycle is known from which no hart runs old code. If the guest
         ends meanwhile, the next `run` says so.
         """
-        self._loop.sync()
+        self.loop.sync()
         self.drain()
 
     def keep(self, state: object) -> None:
@@ -246,34 +246,6 @@ class Machine:
         return NEVER if until is None else until
 
     # For the parts of the machine, which meet here.
-
-    def fetch_anew(self, harts: Iterable[int] | None = None) -> None:
-        """Let harts, by default all, fetch their code again before they run on: memory has changed under way."""
-        self._loop.fetch_anew(harts)
-
-    def fetches(self, hart: int) -> None:
-        """Take note that a hart will fetch its code again without help."""
-        self._loop.stale.discard(hart)
-
-    @property
-    def stale(self) -> set[int]:
-        """Numbers of the harts that are to fetch their code again."""
-        return self._loop.stale
-
-    def advance(
-        self, cycles: int, stop: StopOn = NEVER, call: Call | None = None, done: Callable[[], bool] | None = None
-    ) -> Stop:
-        """Run at most `cycles`, serving TrapPort requests, until another event; with `call` until its request, with `done`
-        until that holds.
-
-        While a handler or a request to the runtime is under way, an exit of the guest and what handlers raise wait for its
-        end. Outside of a handler, the cycles of handlers' calls count.
-        """
-        return self._loop.advance(cycles, stop, call, done)
-
-    def ends(self, ended: Stop) -> None:
-        """Let the next run end with this, which came while a request was under way."""
-        self._loop.ends(ended)
 
     def drain(self) -> None:
         """Take what the engine has recorded into the log."""

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class RunLoop:
-    """Runs the harts of a machine. What is said of `Machine`'s methods of the same names holds here."""
+    """Runs the harts of a machine, for `Machine.run` and for the machine's parts.
+
+    Members: stale: numbers of the harts that are to fetch their code again.
+    """
 
     def __init__(self, machine: Machine):
         self._machine, self._engine = machine, machine.engine
@@ -29,11 +32,15 @@ class RunLoop:
         self._worked = -1
 
     def fetch_anew(self, harts: Iterable[int] | None = None) -> None:
-        """Let harts, by default all, fetch their code again."""
+        """Let harts, by default all, fetch their code again before they run on: memory has changed under way."""
         self.stale.update(range(len(self._machine.harts)) if harts is None else harts)
 
+    def fetches(self, hart: int) -> None:
+        """Take note that a hart will fetch its code again without help."""
+        self.stale.discard(hart)
+
     def ends(self, ended: Stop) -> None:
-        """Let the next run end with this."""
+        """Let the next run end with this, which came while a request was under way."""
         self._ended = self._ended or ended
 
     def run(self, cycles: int, stop: StopOn) -> Stop:
@@ -47,7 +54,12 @@ class RunLoop:
     def advance(
         self, cycles: int, stop: StopOn = NEVER, call: Call | None = None, done: Callable[[], bool] | None = None
     ) -> Stop:
-        """Run at most `cycles`, serving TrapPort requests, until another event."""
+        """Run at most `cycles`, serving TrapPort requests, until another event; with `call` until its request, with `done`
+        until that holds.
+
+        While a handler or a request to the runtime is under way, an exit of the guest and what handlers raise wait for its
+        end. Outside of a handler, the cycles of handlers' calls count.
+        """
         machine, engine = self._machine, self._engine
         first, began, own = self._retired(stop), engine.cycle, 0
         while True:
@@ -82,7 +94,7 @@ class RunLoop:
                 return replace(ended, cycles=own)
 
     def sync(self) -> None:
-        """Let every hart fetch again what it had fetched before memory was written."""
+        """Let every hart fetch again what it had fetched before memory was written (`Machine.sync`)."""
         while self.stale and self._ended is None and self._busy():
             ended = self.advance(1)
             if ended.reason != StopReason.MAX_CYCLES:

@@ -146,7 +146,7 @@ class TrapPort:
             if trap.regs.pack() != packed:
                 self._write_back(vector, where, PtRegs.unpack(packed), trap.regs)
             if self.leaves_by_iretq(hart):
-                self._machine.fetches(hart)
+                self._machine.loop.fetches(hart)
             self._answer(TrapPortCall(hart, self._engine.cycle, vector, where, before, trap.regs.ip, handled))
 
     def _write_back(self, vector: int, where: int, before: PtRegs, after: PtRegs) -> None:
@@ -255,14 +255,14 @@ class TrapPort:
         """Run until a hart is between two instructions, and in no request."""
         state = self._engine.state(hart)
         while state.trap_request or not state.boundary:
-            self._machine.advance(1)
+            self._machine.loop.advance(1)
             state = self._engine.state(hart)
 
     def _await(self, call: Call) -> None:
         """Run until the request that a call waits for."""
         left, why = self.patience, f"has not returned after {self.patience} cycles"
         while left > 0:
-            ended = self._machine.advance(left, call=call)
+            ended = self._machine.loop.advance(left, call=call)
             left -= ended.cycles
             if ended.reason == StopReason.TRAP_REQUEST:
                 return

@@ -30,7 +30,7 @@ class Memory(GuestMemory):
     """Guest memory behind page tables that map what ``map`` was told, the device page, and the system's own."""
 
     def __init__(self, machine):
-        super().__init__(machine.engine, machine.fetch_anew)
+        super().__init__(machine.engine, machine.loop.fetch_anew)
         self._frame = FRAMES
         self.root = self._new()
         self.pages, self._system = Pages(self._unmap), {}

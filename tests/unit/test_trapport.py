@@ -234,7 +234,7 @@ def test_returns_are_followed(guest):
 
     def settled(name):
         found = machine.symbols.containing(machine.symbols.lookup(name))
-        return machine.kprobes._guest.settled(found.start, found.end)
+        return machine.guest.settled(found.start, found.end)
 
     machine.run(until="work")
     assert not settled("work") and settled("main"), "the hart is at its first instruction"
@@ -323,7 +323,7 @@ def test_a_door_has_no_trap(door):
     machine = door(on_trap)
     assert machine.run(10_000).exit == 1
     assert seen == [(Door.DETOUR, 3, 8, (1 << 64) - 1, None)]
-    assert machine.kprobes._guest.door(Door.DETOUR) == 0xFFFFFFFFFE000408
+    assert machine.guest.door(Door.DETOUR) == 0xFFFFFFFFFE000408
     (call,) = machine.events.of(TrapPortCall)
     assert call.vector == Door.DETOUR and call.handled
 
@@ -362,7 +362,7 @@ def test_text_written_from_a_door_is_fetched_anew(door):
     """The instruction behind the store had been fetched."""
 
     def on_trap(m, trap, labels):
-        guest = m.kprobes._guest
+        guest = m.guest
         guest.write(labels["after"], bytes.fromhex("b90d000000"))
         guest.sync_cores()
         return True
@@ -413,13 +413,13 @@ int main(void)
 
 def test_the_guests_exception_table(machine):
     with machine(build_text(TABLE)) as m:
-        port, at = m.kprobes._guest, m.symbols.lookup("try_read")
+        port, at = m.guest, m.symbols.lookup("try_read")
         found = [addr for addr in range(at, at + 32) if port.fixup(addr)]
         assert len(found) == 1 and port.fixup(found[0]) == found[0] + 3
         assert port.fixup(at - 1) is None
         assert m.run(100_000).exit == 7
     with machine(build_text(SOURCE)) as m:
-        assert m.kprobes._guest.fixup(m.symbols.lookup("work")) is None
+        assert m.guest.fixup(m.symbols.lookup("work")) is None
 
 
 def test_two_harts_call_at_the_same_time(machine_on, engine_name, assemble):
