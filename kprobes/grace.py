@@ -60,10 +60,15 @@ class GracePeriod:
                 self._in_use(site) or (copy != NO_SLOT and not self._copies.vacant(copy))
                 or (detour != NO_SLOT and not self._detours.vacant(detour)) for site, copy, detour in departures)
 
-        self._guest.wait(over)
-        self.settle()
-        self._copies.slots.collect([copy for _, copy, _ in departures if copy != NO_SLOT])
-        self._detours.collect([detour for _, _, detour in departures if detour != NO_SLOT])
+        if over() or self._guest.wait(over):
+            for site, copy, detour in departures:
+                if site in self._sites:
+                    del self._sites[site]
+                    self._copies.discard(site)
+                elif copy != NO_SLOT:
+                    self._copies.slots.collect([copy])
+                if detour != NO_SLOT:
+                    self._detours.collect([detour])
 
     def wait_for_detours(self) -> None:
         """The same for all retired detours."""

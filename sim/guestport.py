@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, cast
 
 from hw.bus import DEVICE_VIRT, HIGH_BASE
-from hw.isa.facts import RFlag
+from hw.isa.facts import DebugReg, RFlag
 from kprobes import Door, Module, Symbols
 from kprobes import GuestMemoryError as KprobesMemoryError
 from sim.engine import Recording, StopReason
@@ -166,19 +166,18 @@ class GuestPort:
 
     def settled(self, start: int, end: int) -> bool:
         """Ask each hart."""
-        return all(self._settled(hart.number, start, end) for hart in self._machine.harts)
+        return all(self._settled(number, start, end) for number in range(len(self._machine.harts)))
 
     def _settled(self, number: int, start: int, end: int) -> bool:
         """A trap that saved an address in the range counts until its iretq, or until the hart is seen outside of handlers.
 
         Where a hart will go on that stands in a request is for the runtime to say.
         """
-        machine = self._machine
-        hart = machine.harts[number]
-        if start <= hart.regs.rip < end or machine.port.waits(number):
+        machine, engine = self._machine, self._machine.engine
+        state = engine.state(number)
+        if start <= engine.read_reg(number, DebugReg.RIP) < end or (state.trap_request and machine.port.waits(number)):
             return False
-        state = hart.state
-        enabled = state.boundary and not state.trap_request and bool(hart.regs.rflags >> RFlag.IF & 1)
+        enabled = state.boundary and not state.trap_request and engine.read_reg(number, DebugReg.RFLAGS) >> RFlag.IF & 1
         if enabled or state.halted:
             machine.returns.forget(number)
         elif machine.record_mode == Recording.OFF:
