@@ -51,7 +51,6 @@ class CoreSync:
         self._asked = 0
         self._waiting: set[int] = set()
         self._owing: set[int] = set()  # harts that were given up, and may answer yet
-        self.idle = True
 
     def sync(self) -> None:
         """Let every hart serialise, and wait until all have.
@@ -70,14 +69,14 @@ class CoreSync:
         machine.loop.fetch_anew(hart.number for hart in machine.harts if hart.number not in numbers)
         if len(machine.harts) == 1 and not asked:
             return
-        self.idle, self._waiting, self._asked = False, numbers, machine.cycle
+        self._waiting, self._asked = numbers, machine.cycle
         for hart in asked:
             hart.ipi(VECTOR)
         try:
             self._wait()
         finally:
             self._owing |= self._waiting
-            self._waiting, self.idle = set(), True
+            self._waiting = set()
 
     def synced(self, hart: int) -> None:
         """Take note that a hart has serialised."""
@@ -89,15 +88,12 @@ class CoreSync:
     def _wait(self) -> None:
         """Let the harts run until all are done, those that the debug port is for included."""
         machine, last = self._machine, self._asked + PATIENCE
-        while not self._done():
-            ended = machine.loop.advance(CHUNK, done=self._done)
-            if ended.reason == StopReason.SHUTDOWN:
-                machine.loop.ends(ended)
-            late = machine.cycle >= last
-            for number in sorted(self._waiting):
-                state = machine.harts[number].state
-                if late or state.shutdown or (ended.reason == StopReason.HALTED and not self._enabled(number)):
-                    self._give_up(number)
+        with machine.loop.request():
+            for ended in machine.loop.pieces(CHUNK, self._done):
+                late, asleep = machine.cycle >= last, ended.reason == StopReason.HALTED
+                for number in sorted(self._waiting):
+                    if late or machine.harts[number].state.shutdown or (asleep and not self._enabled(number)):
+                        self._give_up(number)
 
     def _give_up(self, number: int) -> None:
         machine = self._machine

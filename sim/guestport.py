@@ -69,24 +69,14 @@ class GuestPort:
         harts are not made to see changes of code (sync "none"), which takes no time either.
         """
         machine = self._machine
-        if done():
-            return True
-        cores, last = machine.cores, machine.cycle + PATIENCE
-        if not machine.idle or cores.how == "none" or machine.record_mode == Recording.OFF:
-            return False
-        cores.idle = False
-        try:
-            while machine.cycle < last:
-                ended = machine.loop.advance(CHUNK, done=done)
-                if done():
-                    return True
-                if ended.reason == StopReason.SHUTDOWN:
-                    machine.loop.ends(ended)
-                elif ended.reason == StopReason.HALTED:
+        if not machine.idle or machine.cores.how == "none" or machine.record_mode == Recording.OFF:
+            return done()
+        last = machine.cycle + PATIENCE
+        with machine.loop.request():
+            for ended in machine.loop.pieces(CHUNK, done):
+                if ended.reason == StopReason.HALTED or machine.cycle >= last:
                     break
-        finally:
-            cores.idle = True
-        return False
+        return done()
 
     def is_text(self, addr: int) -> bool:
         """Whether code of the image or of `Machine.load` lies there."""

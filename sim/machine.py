@@ -142,7 +142,7 @@ class Machine:
     @property
     def idle(self) -> bool:
         """Whether neither a handler nor a request to the runtime is under way."""
-        return self.port.idle and self.cores.idle
+        return self.port.idle and not self.loop.requested
 
     def load(self, address: int, code: bytes, *, start: bool = True) -> None:
         """Place code, and with `start` let hart 0 begin there. The code counts as text that can be probed."""

@@ -6,7 +6,8 @@ longer holds, and drops it at the next boundary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
 class RunLoop:
     """Runs the harts of a machine, for `Machine.run` and for the machine's parts.
 
-    Members: stale: numbers of the harts that are to fetch their code again.
+    Members: stale: numbers of the harts that are to fetch their code again. requested: a request to the runtime is under way.
     """
 
     def __init__(self, machine: Machine):
         self._machine, self._engine = machine, machine.engine
         self.stale: set[int] = set()
+        self.requested = False
         self._ended: Stop | None = None
         self._raised: Exception | None = None
         self._worked = -1
@@ -93,6 +95,23 @@ class RunLoop:
             elif ended.reason != StopReason.MAX_CYCLES:
                 return replace(ended, cycles=own)
 
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """While a request to the runtime waits for the harts."""
+        self.requested = True
+        try:
+            yield
+        finally:
+            self.requested = False
+
+    def pieces(self, cycles: int, done: Callable[[], bool]) -> Iterator[Stop]:
+        """Run the harts, within a request, until `done`; yield how each piece of at most `cycles` ended."""
+        while not done():
+            ended = self.advance(cycles, done=done)
+            if ended.reason == StopReason.SHUTDOWN:
+                self.ends(ended)
+            yield ended
+
     def sync(self) -> None:
         """Let every hart fetch again what it had fetched before memory was written (`Machine.sync`)."""
         while self.stale and self._ended is None and self._busy():
@@ -104,7 +123,7 @@ class RunLoop:
         try:
             self._machine.port.serve(hart)
         except (HandlerError, KprobePanic) as error:
-            if self._machine.cores.idle:
+            if not self.requested:
                 raise
             self._raised = self._raised or error
 
