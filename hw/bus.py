@@ -54,8 +54,8 @@ class DataBus(Signature):
         may give way to an older store, or be withdrawn.
     req_addr : physical byte address. req_size : log2 of the bytes. req_write, req_data : a store and its data.
     req_lock : the request belongs to a locked read-modify-write; no other hart's request may come between (`hw.cluster`).
-        A load claims the lock by it, which depends on no req_ready; when it is dropped in this very cycle, on a claim
-        follows no request.
+        A load claims the lock by it, whatever req_ready is; a claim whose load is dropped in this very cycle comes without
+        a request.
     resp_valid, resp_data : the answer to the oldest load, zero-extended to 64 bits, one cycle later or more.
         Stores have no answer.
     """
