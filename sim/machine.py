@@ -171,10 +171,11 @@ class Machine:
     def run(self, max_cycles: int = 10_000_000, until: str | int | StopOn | None = None) -> RunResult:
         """Run until the guest ends, `until` happens, or `max_cycles` cycles are over.
 
-        `until`: a symbol or an address (stop before the instruction there), or a `StopOn`. A handler's exception comes
-        out as `kprobes.HandlerError` with the trap completed, so that the machine can be looked at and run on. An
-        invariant of the hardware that fails comes out as `sim.engine.DesignError`. A hart that shut down runs on if it gets
-        an NMI (`HartView.nmi`), unless one is in service.
+        `until`: a symbol or an address (stop before the instruction there), or a `StopOn`; in a guest function that a handler
+        calls, and while the runtime waits for harts to serialise, it is not looked at. A handler's exception comes out as
+        `kprobes.HandlerError` with the trap completed, so that the machine can be looked at and run on. An invariant of the
+        hardware that fails comes out as `sim.engine.DesignError`. A hart that shut down runs on if it gets an NMI
+        (`HartView.nmi`), unless one is in service.
         """
         stop = self._stop_on(until)
         began, first, start = time.perf_counter(), len(self.events), self.cycle
