@@ -1,9 +1,10 @@
 /* Firmware for QEMU: brings a PC to the state in which a hart of ours starts, and enters the guest.
  *
  * It replaces the BIOS, so that memory is all zeros as on the core. The guest's RAM is the 16 MiB above the first 16 of the
- * PC (the first have holes for video memory and ROM), seen by the guest at 0 and at 0xffffffff80000000 as on the core; nothing
- * else is mapped but, for the supervisor and far from everything, the top 4 MiB of the first 4 GiB. The lower half of
- * these is RAM in which sim/qemu.py left the guest's entry point and stack pointer; the upper half ends with this ROM.
+ * PC (the first have holes for video memory and ROM), seen by the guest at 0 and at 0xffffffff80000000 as on the core. So is
+ * the page of the local interrupt controller. Nothing else is mapped but, for the supervisor and far from everything, the top
+ * 4 MiB of the first 4 GiB. The lower half of these is RAM in which sim/qemu.py left the guest's entry point and stack
+ * pointer; the upper half ends with this ROM.
  *
  * The page tables are in the ROM: their accessed and dirty bits are set, so that the processor does not write to them. */
 
@@ -11,9 +12,11 @@
 #define FAR		0xfffffe0000000000	/* the first 4 GiB, as they are seen after the switch */
 #define PARAMETERS	0x03000000		/* two quadwords: entry, stack pointer */
 #define GUEST_RAM	0x01000000
+#define APIC		0xfee00000
 
 #define LEAF_USER	0xe7	/* present, writable, user, accessed, dirty, 2 MiB */
 #define LEAF		0xe3	/* the same for the supervisor alone */
+#define PAGE		0x63	/* 4 KiB */
 #define TABLE_USER	0x27
 #define TABLE		0x23
 
@@ -34,6 +37,14 @@ tables_guest:
 	.fill	2, 8, 0
 	.quad	high + TABLE_USER
 low:	.quad	ram + TABLE_USER
+	.fill	2, 8, 0
+	.quad	apic + TABLE
+	.fill	508, 8, 0
+apic:	.fill	503, 8, 0
+	.quad	apic_page + TABLE
+	.fill	8, 8, 0
+apic_page:
+	.quad	APIC + PAGE
 	.fill	511, 8, 0
 high:	.fill	510, 8, 0
 	.quad	ram + TABLE_USER
