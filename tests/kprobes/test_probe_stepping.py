@@ -50,13 +50,13 @@ def same(body, hits=1, **options):
     return m, p, seen
 
 
-def refused_by_int3(mode, body, insn=""):
+def refused_by_int3(mode, body, words):
     """In step "int3": neither emulated nor stepped, so it is refused (prepare_emulation); whether that is so here."""
     if mode.step != "int3":
         return False
     m = FakeMachine(body)
     before = m.snapshot()
-    with pytest.raises(KprobeError, match=re.escape(insn)) as info:
+    with pytest.raises(KprobeError, match=re.escape(words)) as info:
         m.kprobes.register_kprobe(Kprobe(addr=m["at"]))
     assert info.value.errno == errno.EOPNOTSUPP and info.value.rule is Rule.EMULATION and m.snapshot() == before
     return True
@@ -114,7 +114,7 @@ def test_I05_call_through_rsp():
 def test_far_call_relocates_by_its_width(every_mode):
     body = func("at: call far ptr [rip+where]\nmov r12, 5", "func g\nmov ebx, [rsp]\nmov r13d, [rsp+4]\nendf g\nnop\n")
     body += ".data\nwhere: .long 0\n.word 0x10\nwide: .quad g\n.word 0x20"
-    if refused_by_int3(every_mode, body):
+    if refused_by_int3(every_mode, body, "a far call"):
         return
     m = FakeMachine(body)
     p = Kprobe(addr=m["at"])
@@ -128,7 +128,7 @@ def test_far_call_relocates_by_its_width(every_mode):
 
 def test_far_call_with_rex_w(every_mode):
     body = func("at: .byte 0x48, 0xff, 0x1f\n", "func g\nret\nendf g") + "\n.data\nwhere: .quad g\n.word 0x10"
-    if refused_by_int3(every_mode, body):
+    if refused_by_int3(every_mode, body, "a far call"):
         return
     m = FakeMachine(body)
     p = Kprobe(addr=m["at"])
