@@ -25,6 +25,17 @@ def guest(body, main="start_harts(2, body); for (;;) work(0);"):
     return build_text(text, name="coresync", beside=[RUNTIME_DIR / name for name in SMP])
 
 
+@pytest.fixture
+def deaf(machine, engine_name):
+    """A machine whose hart 1 runs with interrupts off, for more than a request waits; hart 0 sleeps."""
+    if engine_name == "pysim":
+        pytest.skip("20,000 cycles of two harts; the compiled engine runs them")
+    body = "cli(); for (int i = 0; i < 30000; i++) work(i); sti(); for (;;) work(0);"
+    m = machine(guest(body, "start_harts(2, body); for (;;) hlt();"), harts=2)
+    m.run(2000)
+    return m
+
+
 def how(m):
     return [(event.hart, event.how) for event in m.events.of(Synced)]
 
@@ -102,13 +113,9 @@ def test_a_hart_that_dies_meanwhile(machine):
         assert m.run(1000).reason == StopReason.SHUTDOWN and m.kprobes.registered == (p,)
 
 
-def test_a_hart_with_interrupts_off(machine, engine_name):
+def test_a_hart_with_interrupts_off(deaf):
     """It is given up after a while; the next request does not ask it again, until its interrupts are on."""
-    if engine_name == "pysim":
-        pytest.skip("20,000 cycles of two harts; the compiled engine runs them")
-    body = "cli(); for (int i = 0; i < 30000; i++) work(i); sti(); for (;;) work(0);"
-    with machine(guest(body, "start_harts(2, body); for (;;) hlt();"), harts=2) as m:
-        m.run(2000)
+    with deaf as m:
         p = planted(m, pre_handler=lambda p, regs: 0)
         assert PATIENCE <= m.cycle - 2000 < PATIENCE + 1000 and p.hits > 50, "the breakpoint is hit while the others wait"
         assert sorted(how(m)) == [(0, "interrupt"), (1, "debug port")]
@@ -122,13 +129,9 @@ def test_a_hart_with_interrupts_off(machine, engine_name):
         assert sorted(how(m)) == [(0, "interrupt"), (1, "interrupt")]
 
 
-def test_a_late_answer_is_not_taken_for_a_new_one(machine, engine_name):
+def test_a_late_answer_is_not_taken_for_a_new_one(deaf):
     """A hart that was given up is in the handler, has serialised, and has not said so, when the next request comes."""
-    if engine_name == "pysim":
-        pytest.skip("20,000 cycles of two harts; the compiled engine runs them")
-    body = "cli(); for (int i = 0; i < 30000; i++) work(i); sti(); for (;;) work(0);"
-    with machine(guest(body, "start_harts(2, body); for (;;) hlt();"), harts=2) as m:
-        m.run(2000)
+    with deaf as m:
         p = planted(m)
         assert sorted(how(m)) == [(0, "interrupt"), (1, "debug port")]
         m.run(until=m.symbols.lookup("sync_core_entry") + 3)
